@@ -1,0 +1,263 @@
+"""What a run is. One class a section of the YAML file; every key has a type, a bound and a sentence.
+
+Imports no torch: a login node can validate a run.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+Dtype = Literal["float32", "bfloat16"]
+ZeroStage = Literal[0, 1, 2, 3]
+Schedule = Literal["constant", "linear", "cosine"]
+StageName = Literal["base", "sft", "reward", "ppo", "evaluate"]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, and assignments from Python are checked like the file."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+
+
+class RunSection(Section):
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run; its folder is folder/name.")
+    seed: NonNegativeInt = Field(0, description="Every random choice of the run follows from it.")
+    folder: str = Field("runs", description="Where run folders are made.")
+    stages: list[StageName] = Field(["base", "sft", "reward", "ppo", "evaluate"], description="Stages of `run`, in order.", min_length=1)
+
+
+class ScratchSection(Section):
+    """A small model trained from nothing, in the shape of Qwen3."""
+
+    hidden_size: PositiveInt = 128
+    layers: PositiveInt = 3
+    heads: PositiveInt = 4
+    key_value_heads: PositiveInt = 2
+    head_dim: PositiveInt = Field(32, description="vLLM's CPU backend has kernels for some sizes only.")
+    intermediate_size: PositiveInt = 384
+    vocabulary: int = Field(512, ge=264, description="Tokens of the byte-level BPE tokenizer that is trained on the base text.")
+    context: PositiveInt = Field(256, description="Longest sequence.")
+    tied_embeddings: bool = True
+
+
+class ModelSection(Section):
+    path: str | None = Field(None, description="Folder or hub name of the model to start from. null: train `scratch` on the base text.")
+    scratch: ScratchSection = ScratchSection()
+    chat_template: str | None = Field(None, description="File of a Jinja chat template. null: the tokenizer's own; a scratch model gets a short one.")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Attention kernel of training, reward and reference.")
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model. Off unless you know its author.")
+
+
+class DataSource(Section):
+    path: str = Field(description="A JSON, JSONL (.gz too), Parquet or CSV file, or a hub name.")
+    split: str = Field("train", description="Split, for hub names.")
+    columns: dict[str, str] = Field({}, description="Our column name: the name in the file.")
+    limit: PositiveInt | None = Field(None, description="Use the first rows only.")
+
+
+def _source(value):
+    return {"path": value} if isinstance(value, str) else value
+
+
+Source = Annotated[DataSource, BeforeValidator(_source)]
+
+
+class PracticeSection(Section):
+    """The practice world: made by code, from a seed, as ordinary JSONL files."""
+
+    seed: NonNegativeInt = 0
+    base_lines: PositiveInt = Field(6000, description="Lines of base text.")
+    demonstrations: PositiveInt = Field(3000, description="Instruction and response pairs, of mixed quality.")
+    rated_prompts: PositiveInt = Field(2500, description="Prompts with several rated responses each.")
+    prompts: PositiveInt = Field(2000, description="Prompts for reinforcement learning.")
+
+
+class DataSection(Section):
+    practice: PracticeSection | None = Field(None, description="Make the practice world in the run's folder and use its files for every source that is null.")
+    base_text: Source | None = Field(None, description="Rows with `text`. null: the text of the demonstrations.")
+    instructions: Source | None = Field(None, description="Rows with `prompt` and `response`, or `messages`. null: the chosen answers of `preferences`.")
+    preferences: Source | None = Field(None, description="Rows with `prompt`, `responses` and `ratings`, or `chosen` and `rejected` (with `prompt`, or whole dialogues).")
+    prompts: Source | None = Field(None, description="Rows with `prompt` or `messages`. null: the prompts of `preferences`.")
+    evaluation: Source | None = Field(None, description="Held-out prompts, rows as in `prompts`. null: a share held out of `prompts`.")
+    hold_out: float = Field(0.05, ge=0, lt=0.5, description="Share of `preferences` and, where `evaluation` is null, of `prompts` that is never trained on.")
+    max_prompt_tokens: PositiveInt = Field(128, description="Longest prompt, chat template included.")
+    long_prompts: Literal["error", "filter"] = Field("error", description="A prompt over the limit: stop before anything starts, or leave it out and count it.")
+
+
+class Optimisation(Section):
+    """What every trained role has."""
+
+    learning_rate: PositiveFloat = 1e-5
+    schedule: Schedule = Field("constant", description="Learning rate after warm-up.")
+    warmup_steps: NonNegativeInt = Field(0, description="Optimizer steps of linear warm-up.")
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: PositiveFloat = Field(1e-5, description="Adam's eps; 1e-5 as in the PPO papers.")
+    max_gradient_norm: PositiveFloat = Field(1.0, description="Global gradient norm is clipped to this.")
+    dtype: Dtype = Field("float32", description="Type that the model computes in. bfloat16 keeps fp32 master weights in the optimizer.")
+    autocast: bool = Field(False, description="bfloat16 by autocast over fp32 weights, instead of bfloat16 weights; needs dtype: bfloat16.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, a third more time.")
+    zero_stage: ZeroStage = Field(2, description="DeepSpeed ZeRO: what is sharded over the workers.")
+    offload_optimizer: bool = Field(False, description="Keep optimizer state in CPU memory (ZeRO 1 to 3).")
+    offload_parameters: bool = Field(False, description="Keep parameters in CPU memory (ZeRO 3).")
+
+
+class Placed(Section):
+    """Processes of a role, and what each is given."""
+
+    cpus: PositiveFloat = Field(1.0, description="CPUs of each process, for placement; fractions share one.")
+    gpus: NonNegativeFloat = Field(0.0, description="GPUs of each process; fractions share one.")
+    threads: PositiveInt = Field(1, description="Compute threads of each process on CPU.")
+
+
+class TrainedRole(Placed, Optimisation):
+    workers: PositiveInt = Field(1, description="DeepSpeed ranks.")
+    model: str | None = Field(None, description="Folder or hub name to start from. null: what the stage before made.")
+
+
+class FrozenRole(Placed):
+    replicas: PositiveInt = Field(1, description="Independent copies of the server.")
+    workers: PositiveInt = Field(1, description="Ranks of one replica; more than one shards the model by ZeRO 3.")
+    dtype: Dtype = "float32"
+    tokens_per_batch: PositiveInt = Field(2048, description="Token budget of one forward.")
+    max_wait_ms: NonNegativeFloat = Field(5.0, description="How long a request may wait for others to share its batch.")
+
+
+class SupervisedSection(Placed, Optimisation):
+    """A stage trained by TRL under Ray Train."""
+
+    workers: PositiveInt = 1
+    model: str | None = Field(None, description="Folder or hub name to start from. null: what the stage before made.")
+    learning_rate: PositiveFloat = 1e-3
+    schedule: Schedule = "cosine"
+    epsilon: PositiveFloat = 1e-8
+    epochs: PositiveFloat = 1.0
+    max_steps: PositiveInt | None = Field(None, description="Stop after so many optimizer steps.")
+    batch_size: PositiveInt = Field(32, description="Samples of one optimizer step, over all workers.")
+    microbatch: PositiveInt = Field(16, description="Samples of one forward.")
+    max_tokens: PositiveInt = Field(256, description="Longer sequences are cut.")
+
+
+class BaseStageSection(SupervisedSection):
+    learning_rate: PositiveFloat = 2e-3
+
+
+class SftSection(SupervisedSection):
+    packing: bool = Field(False, description="Several samples a row, without attention between them; needs attention: flash_attention_2.")
+
+
+class RewardModelSection(SupervisedSection):
+    margin: bool = Field(True, description="Add the difference of the ratings to the loss as a margin (Llama 2), where there are ratings.")
+    minimum_gap: NonNegativeFloat = Field(0.5, description="Pairs are made of responses whose mean ratings differ by at least this.")
+
+
+class RolloutSection(Placed):
+    engines: PositiveInt = Field(1, description="vLLM engines, each an actor.")
+    tensor_parallel: PositiveInt = Field(1, description="Ranks of one engine.")
+    dtype: Dtype = "float32"
+    temperature: PositiveFloat = Field(1.0, description="Sampling temperature; training divides logits by the same.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Must be 1 in RL: the learner's log-probabilities are over the whole vocabulary.")
+    top_k: int = Field(0, ge=0, description="Must be 0 (off) in RL, for the same reason.")
+    max_response_tokens: PositiveInt = 64
+    stop: list[str] = Field([], description="Strings that end a response, besides the end token.")
+    stop_token_ids: list[NonNegativeInt] = Field([], description="Tokens that end a response, besides the end token.")
+    ignore_end: bool = Field(False, description="Generate max_response_tokens always.")
+    max_concurrent: PositiveInt = Field(64, description="Samples that one engine decodes at once.")
+    kv_cache_gb: PositiveFloat = Field(0.25, description="Memory of the key-value cache of one engine on CPU.")
+    gpu_memory_utilization: float = Field(0.85, gt=0, lt=1, description="Share of a GPU that an engine may take.")
+
+
+class RewardSection(FrozenRole):
+    """Exactly one of model, function and url; all null: the model that the reward stage made."""
+
+    model: str | None = Field(None, description="Folder or hub name of a sequence-classification model.")
+    function: str | None = Field(None, description="Import path of a Python function, package.module:name.")
+    url: str | None = Field(None, description="Address of an HTTP service.")
+    timeout_seconds: PositiveFloat = Field(60.0, description="Of one call of a function or service.")
+
+
+class ReferenceSection(FrozenRole):
+    model: str | None = Field(None, description="Folder or hub name. null: what the policy starts from.")
+
+
+class PolicySection(TrainedRole):
+    pass
+
+
+class ValueSection(TrainedRole):
+    initial: Literal["reward", "policy"] = Field("reward", description="The value model starts from the reward model, or from the policy's start with a new head.")
+
+
+class PPOSection(Section):
+    steps: PositiveInt = Field(100, description="Policy versions to make.")
+    prompts_per_step: PositiveInt = 64
+    responses_per_prompt: PositiveInt = 1
+    epochs: PositiveInt = Field(2, description="Passes over a batch.")
+    minibatches: PositiveInt = Field(2, description="Optimizer steps of one pass.")
+    tokens_per_microbatch: PositiveInt = Field(512, description="Token budget of one forward in training.")
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: PositiveFloat = 0.2
+    dual_clip: float | None = Field(None, gt=1, description="Bound on the loss of negative advantages (Ye et al. 2020). null: off.")
+    value_clip: PositiveFloat | None = Field(0.2, description="Range of the clipped value loss. null: off.")
+    kl_coefficient: NonNegativeFloat = Field(0.05, description="β of the KL penalty in the reward.")
+    kl_target: PositiveFloat | None = Field(None, description="Target of the adaptive coefficient, nats a response. null: fixed.")
+    kl_horizon: PositiveInt = Field(10000, description="Samples over which the adaptive coefficient moves.")
+    whiten_advantages: bool = True
+    missing_end_penalty: float | None = Field(-1.0, description="Added to the score of a response that never ended. null: none.")
+    save_every: PositiveInt | None = Field(None, description="Also save the policy every so many steps.")
+
+
+class OverlapSection(Section):
+    max_staleness: NonNegativeInt = Field(0, description="Policy versions that a sample may lag when it is trained on.")
+    anchor: Literal["behaviour"] = Field("behaviour", description="What the PPO ratio is taken against: the engine's log-probabilities.")
+    score_group: PositiveInt = Field(16, description="Samples that are scored together; groups are fixed by sample index.")
+
+
+class EvaluationSection(Section):
+    judge: str | None = Field(None, description="package.module:name of the judge of true quality. null: the practice world's, or the reward model alone.")
+    prompts: PositiveInt | None = Field(None, description="At most so many held-out prompts.")
+    samples_shown: PositiveInt = Field(6, description="Prompts whose answers are printed side by side.")
+    temperature: NonNegativeFloat = Field(0.7, description="Of the answers that are judged; 0 is greedy.")
+
+
+class ClusterSection(Section):
+    address: str | None = Field(None, description="Ray cluster to join. null: start one on this machine, on loopback.")
+    cpus: PositiveFloat | None = Field(None, description="CPUs of the local cluster. null: the machine's.")
+    gpus: NonNegativeInt | None = Field(None, description="GPUs of the local cluster. null: the machine's.")
+    object_store_gb: PositiveFloat = Field(0.5, description="Shared memory of the local cluster's object store.")
+    dashboard: bool = Field(True, description="Start Ray's dashboard, on loopback.")
+
+
+class LimitsSection(Section):
+    """Deadlines in seconds, and bounds that stop a run."""
+
+    start_seconds: PositiveFloat = Field(300.0, description="For any actor to be ready.")
+    generate_seconds: PositiveFloat = Field(600.0, description="For one response.")
+    score_seconds: PositiveFloat = Field(300.0, description="For one scoring request.")
+    update_seconds: PositiveFloat = Field(1800.0, description="For one update of policy or value.")
+    publish_seconds: PositiveFloat = Field(300.0, description="For one version to reach the engines.")
+    parity_gap: PositiveFloat | None = Field(None, description="Largest difference between engine and trainer log-probabilities on the probe. null: 1e-4 in float32, 0.15 in bfloat16.")
+    probe_every: PositiveInt = Field(1, description="Steps between probes.")
+
+
+class RunConfig(Section):
+    """A whole run; what `scale-rlhf config` prints."""
+
+    run: RunSection = RunSection()
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    base: BaseStageSection = BaseStageSection()
+    sft: SftSection = SftSection()
+    reward_model: RewardModelSection = RewardModelSection()
+    rollout: RolloutSection = RolloutSection()
+    reward: RewardSection = RewardSection()
+    reference: ReferenceSection = ReferenceSection()
+    policy: PolicySection = PolicySection()
+    value: ValueSection = ValueSection()
+    ppo: PPOSection = PPOSection()
+    overlap: OverlapSection = OverlapSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    cluster: ClusterSection = ClusterSection()
+    limits: LimitsSection = LimitsSection()

@@ -1,0 +1,54 @@
+"""The one forward: every log-probability, value and score that a loss or a server sees comes from here."""
+
+import torch
+from torch import nn
+
+from scale_rlhf.experience.packing import Pack
+
+
+def response_logprobs(model: nn.Module, pack: Pack, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the response tokens, and the entropy of the distribution each was drawn from.
+
+    model: a causal language model, or a DeepSpeed engine around one. Logits are divided by the sampling
+    temperature, as in generation, and computed for response positions alone. Returns two float32 [N].
+    """
+    logits = model(**_inputs(pack), logits_to_keep=pack.predicts).logits[0].float() / temperature
+    log_distribution = torch.log_softmax(logits, dim=-1)
+    logprobs = log_distribution.gather(-1, pack.targets[:, None])[:, 0]
+    entropy = -(log_distribution.detach().exp() * log_distribution.detach()).sum(-1)
+    return logprobs, entropy
+
+
+def response_values(model: nn.Module, pack: Pack) -> torch.Tensor:
+    """Value of the state before each response token: float32 [N]. model: a ScalarHead, or an engine around one."""
+    return model(**_inputs(pack), keep=pack.predicts).float()
+
+
+def sample_scores(model: nn.Module, pack: Pack) -> torch.Tensor:
+    """Score of each sample, read at its last real token: float32 [S]. model: a ScalarHead, or an engine around one."""
+    return model(**_inputs(pack), keep=pack.last).float()
+
+
+def _inputs(pack: Pack) -> dict:
+    # Without attention_mask=None *and* use_cache=False transformers attends across packed samples, silently.
+    return {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "attention_mask": None, "use_cache": False}
+
+
+class ScalarHead(nn.Module):
+    """One number a token from a sequence-classification model, so that what is trained is what is saved.
+
+    The library's own forward takes the last token that is not padding, which a packed row does not have;
+    here the caller says which positions to keep.
+    """
+
+    def __init__(self, classifier: nn.Module):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, input_ids, position_ids, attention_mask, use_cache, keep) -> torch.Tensor:
+        """keep: [K] positions in the packed row. Returns [K]."""
+        backbone = self.classifier.base_model
+        hidden = backbone(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=use_cache,
+        ).last_hidden_state[0, keep]
+        return self.classifier.score(hidden)[:, 0]
