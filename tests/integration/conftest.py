@@ -1,0 +1,22 @@
+"""One Ray cluster for all integration tests: two cores that pass for eight, so that several roles fit."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    import ray
+
+    from scale_rlhf.cluster.device import environment
+
+    ray.init(
+        address="local", num_cpus=8, num_gpus=0, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False,
+        runtime_env={"env_vars": environment(threads=1)},
+    )
+    yield ray
+    ray.shutdown()
