@@ -29,15 +29,15 @@ class RunSection(Section):
 class ScratchSection(Section):
     """A small model trained from nothing, in the shape of Qwen3."""
 
-    hidden_size: PositiveInt = 128
-    layers: PositiveInt = 3
-    heads: PositiveInt = 4
-    key_value_heads: PositiveInt = 2
-    head_dim: PositiveInt = Field(32, description="vLLM's CPU backend has kernels for some sizes only.")
-    intermediate_size: PositiveInt = 384
+    hidden_size: PositiveInt = Field(128, description="Width of the residual stream.")
+    layers: PositiveInt = Field(3, description="Transformer blocks.")
+    heads: PositiveInt = Field(4, description="Attention heads.")
+    key_value_heads: PositiveInt = Field(2, description="Key and value heads; must divide `heads`.")
+    head_dim: PositiveInt = Field(32, description="Size of a head; vLLM's CPU backend has kernels for some sizes only.")
+    intermediate_size: PositiveInt = Field(384, description="Width of the feed-forward layers.")
     vocabulary: int = Field(512, ge=264, description="Tokens of the byte-level BPE tokenizer that is trained on the base text.")
     context: PositiveInt = Field(256, description="Longest sequence.")
-    tied_embeddings: bool = True
+    tied_embeddings: bool = Field(True, description="The output head is the embedding matrix.")
 
 
 class ModelSection(Section):
@@ -65,7 +65,7 @@ Source = Annotated[DataSource, BeforeValidator(_source)]
 class PracticeSection(Section):
     """The practice world: made by code, from a seed, as ordinary JSONL files."""
 
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = Field(0, description="The files follow from it, byte by byte.")
     base_lines: PositiveInt = Field(6000, description="Lines of base text.")
     demonstrations: PositiveInt = Field(3000, description="Instruction and response pairs, of mixed quality.")
     rated_prompts: PositiveInt = Field(2500, description="Prompts with several rated responses each.")
@@ -87,11 +87,11 @@ class DataSection(Section):
 class Optimisation(Section):
     """What every trained role has."""
 
-    learning_rate: PositiveFloat = 1e-5
+    learning_rate: PositiveFloat = Field(1e-5, description="Of AdamW, after warm-up.")
     schedule: Schedule = Field("constant", description="Learning rate after warm-up.")
     warmup_steps: NonNegativeInt = Field(0, description="Optimizer steps of linear warm-up.")
-    weight_decay: NonNegativeFloat = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: NonNegativeFloat = Field(0.0, description="Of AdamW, decoupled.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Of AdamW.")
     epsilon: PositiveFloat = Field(1e-5, description="Adam's eps; 1e-5 as in the PPO papers.")
     max_gradient_norm: PositiveFloat = Field(1.0, description="Global gradient norm is clipped to this.")
     dtype: Dtype = Field("float32", description="Type that the model computes in. bfloat16 keeps fp32 master weights in the optimizer.")
@@ -118,7 +118,7 @@ class TrainedRole(Placed, Optimisation):
 class FrozenRole(Placed):
     replicas: PositiveInt = Field(1, description="Independent copies of the server.")
     workers: PositiveInt = Field(1, description="Ranks of one replica; more than one shards the model by ZeRO 3.")
-    dtype: Dtype = "float32"
+    dtype: Dtype = Field("float32", description="Type that the model computes in.")
     tokens_per_batch: PositiveInt = Field(2048, description="Token budget of one forward.")
     max_wait_ms: NonNegativeFloat = Field(5.0, description="How long a request may wait for others to share its batch.")
 
@@ -126,12 +126,12 @@ class FrozenRole(Placed):
 class SupervisedSection(Placed, Optimisation):
     """A stage trained by TRL under Ray Train."""
 
-    workers: PositiveInt = 1
+    workers: PositiveInt = Field(1, description="Ranks of Ray Train; each sees its share of a batch.")
     model: str | None = Field(None, description="Folder or hub name to start from. null: what the stage before made.")
-    learning_rate: PositiveFloat = 1e-3
-    schedule: Schedule = "cosine"
-    epsilon: PositiveFloat = 1e-8
-    epochs: PositiveFloat = 1.0
+    learning_rate: PositiveFloat = Field(1e-3, description="Of AdamW, after warm-up.")
+    schedule: Schedule = Field("cosine", description="Learning rate after warm-up.")
+    epsilon: PositiveFloat = Field(1e-8, description="Adam's eps.")
+    epochs: PositiveFloat = Field(1.0, description="Passes over the data; fractions stop early.")
     max_steps: PositiveInt | None = Field(None, description="Stop after so many optimizer steps.")
     batch_size: PositiveInt = Field(32, description="Samples of one optimizer step, over all workers.")
     microbatch: PositiveInt = Field(16, description="Samples of one forward.")
@@ -139,7 +139,7 @@ class SupervisedSection(Placed, Optimisation):
 
 
 class BaseStageSection(SupervisedSection):
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = Field(2e-3, description="Of AdamW, after warm-up.")
 
 
 class SftSection(SupervisedSection):
@@ -154,16 +154,17 @@ class RewardModelSection(SupervisedSection):
 class RolloutSection(Placed):
     engines: PositiveInt = Field(1, description="vLLM engines, each an actor.")
     tensor_parallel: PositiveInt = Field(1, description="Ranks of one engine.")
-    dtype: Dtype = "float32"
+    dtype: Dtype = Field("float32", description="Type that the engine computes in.")
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature; training divides logits by the same.")
     top_p: float = Field(1.0, gt=0, le=1, description="Must be 1 in RL: the learner's log-probabilities are over the whole vocabulary.")
     top_k: int = Field(0, ge=0, description="Must be 0 (off) in RL, for the same reason.")
-    max_response_tokens: PositiveInt = 64
+    max_response_tokens: PositiveInt = Field(64, description="A response that has not ended is cut here.")
     stop: list[str] = Field([], description="Strings that end a response, besides the end token.")
     stop_token_ids: list[NonNegativeInt] = Field([], description="Tokens that end a response, besides the end token.")
     ignore_end: bool = Field(False, description="Generate max_response_tokens always.")
     max_concurrent: PositiveInt = Field(64, description="Samples that one engine decodes at once.")
     kv_cache_gb: PositiveFloat = Field(0.25, description="Memory of the key-value cache of one engine on CPU.")
+    weight_transfer: Literal["auto", "shared_memory", "nccl", "ipc"] = Field("auto", description="How weights reach engines. auto: nccl with GPUs, shared_memory without.")
     gpu_memory_utilization: float = Field(0.85, gt=0, lt=1, description="Share of a GPU that an engine may take.")
 
 
@@ -190,21 +191,21 @@ class ValueSection(TrainedRole):
 
 class PPOSection(Section):
     steps: PositiveInt = Field(100, description="Policy versions to make.")
-    prompts_per_step: PositiveInt = 64
-    responses_per_prompt: PositiveInt = 1
+    prompts_per_step: PositiveInt = Field(64, description="Prompts of one batch.")
+    responses_per_prompt: PositiveInt = Field(1, description="Samples of each prompt.")
     epochs: PositiveInt = Field(2, description="Passes over a batch.")
     minibatches: PositiveInt = Field(2, description="Optimizer steps of one pass.")
     tokens_per_microbatch: PositiveInt = Field(512, description="Token budget of one forward in training.")
-    gamma: float = Field(1.0, gt=0, le=1)
-    lam: float = Field(0.95, ge=0, le=1)
-    clip_low: float = Field(0.2, gt=0, lt=1)
-    clip_high: PositiveFloat = 0.2
+    gamma: float = Field(1.0, gt=0, le=1, description="Discount a token.")
+    lam: float = Field(0.95, ge=0, le=1, description="λ of generalized advantage estimation.")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below 1 − clip_low.")
+    clip_high: PositiveFloat = Field(0.2, description="The ratio is clipped above 1 + clip_high.")
     dual_clip: float | None = Field(None, gt=1, description="Bound on the loss of negative advantages (Ye et al. 2020). null: off.")
     value_clip: PositiveFloat | None = Field(0.2, description="Range of the clipped value loss. null: off.")
     kl_coefficient: NonNegativeFloat = Field(0.05, description="β of the KL penalty in the reward.")
     kl_target: PositiveFloat | None = Field(None, description="Target of the adaptive coefficient, nats a response. null: fixed.")
     kl_horizon: PositiveInt = Field(10000, description="Samples over which the adaptive coefficient moves.")
-    whiten_advantages: bool = True
+    whiten_advantages: bool = Field(True, description="Advantages of the whole batch get mean 0 and deviation 1.")
     missing_end_penalty: float | None = Field(-1.0, description="Added to the score of a response that never ended. null: none.")
     save_every: PositiveInt | None = Field(None, description="Also save the policy every so many steps.")
 

@@ -1,11 +1,13 @@
 """One Ray cluster for all integration tests: two cores that pass for eight, so that several roles fit."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])  # actors import reward functions from the tests
 
 
 @pytest.fixture(scope="session")

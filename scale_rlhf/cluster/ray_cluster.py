@@ -1,0 +1,92 @@
+"""Ray for the length of a run: a cluster of its own on loopback, or one to join. Nothing of it stays behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from scale_rlhf.cluster.processes import ProcessWatch, end, remove_shared_memory, shared_memory_files
+from scale_rlhf.cluster.signals import uninterrupted
+from scale_rlhf.config.resources import local_cluster, shortages
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.errors import RunError
+
+_BEFORE_IMPORT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray is about to do by default; avoids its warning
+    "RAY_TQDM_PATCH_PRINT": "0",
+}
+# Ray takes the machine's outer address even where it is given 127.0.0.1; with its clusters switched off it stays on loopback.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+@contextmanager
+def session(config: RunConfig, watch: ProcessWatch, stages: Sequence[str] = ()) -> Iterator[str | None]:
+    """Ray is initialised inside; gives the dashboard's address, if there is one. Outside, no process or file of it is left.
+
+    A Ray that is initialised already (a notebook, a test) is used and left as it is. RunError where the cluster cannot
+    be joined, or has fewer CPUs or GPUs than `stages` ask for.
+    """
+    before = shared_memory_files()
+    import_ray_quietly(config)
+    import ray
+
+    if ray.is_initialized():
+        yield None
+        return
+    try:
+        address = _start(config)
+        _check_size(config, stages)
+        yield address
+    finally:
+        with uninterrupted():
+            processes = watch.left()
+            ray.shutdown()
+            end(processes)
+            remove_shared_memory(before)
+
+
+def import_ray_quietly(config: RunConfig) -> None:
+    """Imports Ray with the environment that it reads on import, for a local cluster or for joining one."""
+    for name, value in (_BEFORE_IMPORT | ({} if config.cluster.address else _LOOPBACK)).items():
+        os.environ.setdefault(name, value)
+    import ray  # noqa: F401
+
+
+def _start(config: RunConfig) -> str | None:
+    import ray
+
+    from scale_rlhf.cluster.device import environment
+
+    cluster = config.cluster
+    cpus, gpus = local_cluster(config)
+    common = {
+        "logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False,
+        "runtime_env": {"env_vars": environment(threads=1, gpus=gpus if cluster.address is None else 1)},
+    }
+    try:
+        if cluster.address:
+            context = ray.init(address=cluster.address, **common)
+        else:
+            context = ray.init(
+                address="local", num_cpus=int(cpus) if cpus == int(cpus) else cpus, num_gpus=gpus,
+                object_store_memory=int(cluster.object_store_gb * 1e9), include_dashboard=cluster.dashboard,
+                dashboard_host="127.0.0.1", **common,
+            )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"cluster.address: {cluster.address} cannot be joined" if cluster.address else "Ray did not start on this machine"
+        raise RunError(f"{where}: {error}") from error
+    return f"http://{context.dashboard_url}" if context.dashboard_url else None
+
+
+def _check_size(config: RunConfig, stages: Sequence[str]) -> None:
+    if config.cluster.address is None:
+        return  # checked before anything was started
+    import ray
+
+    has = ray.cluster_resources()
+    mistakes = list(shortages(config, stages, has.get("CPU", 0), has.get("GPU", 0), f"the cluster at {config.cluster.address}"))
+    if mistakes:
+        raise RunError("\n".join(mistakes))

@@ -1,0 +1,180 @@
+"""What a type cannot say: keys that contradict each other, models and files that are not as the run needs them.
+
+All of it is found before anything starts, and told in one message. Imports no torch.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.machinery import PathFinder
+
+from scale_rlhf.config.model_checks import check_models
+from scale_rlhf.config.places import find_file, is_local
+from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
+from scale_rlhf.config.schema import DataSource, RunConfig
+from scale_rlhf.errors import ConfigError, DataError
+
+TRAINED = ("base", "sft", "reward_model", "policy", "value")
+_ORDER = ("base", "sft", "reward", "ppo", "evaluate")
+_SMALLEST_STORE_GB = 0.08  # Ray refuses less than 75 MB
+
+
+def stages_of(config: RunConfig, stages: Sequence[str] | None = None) -> list[str]:
+    """The stages that a run has: those given, or run.stages, without `base` where model.path names a base model."""
+    stages = list(stages or config.run.stages)
+    return [stage for stage in stages if stage != "base" or config.model.path is None]
+
+
+def check(
+    config: RunConfig, stages: Sequence[str] | None = None, *, earlier: Sequence[str] = (), starts: bool = True,
+) -> list[str]:
+    """Raises ConfigError with a line for everything that is wrong; returns notes on what could not be checked.
+
+    stages: those that will run, by default run.stages. earlier: stages of the same run that are done. starts: the run is
+    to start here and now; False (validation on a login node) makes a machine that is too small a note.
+    """
+    stages = stages_of(config, stages)
+    notes: list[str] = []
+    mistakes = [
+        *_stages(config, stages, earlier), *_training(config), *_reward(config, stages, earlier), *_reinforcement(config, stages),
+        *_scratch(config), *_data(config, stages), *_import_paths(config), *_attention(config, stages), *_cluster(config, starts),
+        *check_models(config, stages, notes),
+    ]
+    small = list(_resources(config, stages))
+    if starts:
+        mistakes += small
+    else:
+        notes += [f"cannot run here: {text}" for text in small]
+    if mistakes:
+        raise ConfigError("\n".join(dict.fromkeys(mistakes)))
+    return notes
+
+
+def _stages(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Iterator[str]:
+    in_order = [name for name in _ORDER if name in stages]
+    if stages != in_order:
+        yield f"run.stages: expected stages once each in the order {', '.join(_ORDER)}; found {', '.join(stages)}"
+    first = next((stage for stage in in_order if stage != "evaluate"), None)
+    key = {"sft": "sft.model", "reward": "reward_model.model", "ppo": "policy.model"}.get(first)
+    if key and not earlier and config.model.path is None and getattr(config, key.split(".")[0]).model is None:
+        yield (f"{key}: there is no model to start from: model.path is null and stage base is not among the stages "
+               f"({', '.join(stages)}). Give {key}=FOLDER, such as runs/NAME/models/base, or model.path")
+
+
+def _training(config: RunConfig) -> Iterator[str]:
+    for name in TRAINED:
+        section = getattr(config, name)
+        if section.autocast and section.dtype != "bfloat16":
+            yield f"{name}.autocast: needs {name}.dtype: bfloat16; found {section.dtype}"
+        if section.offload_optimizer and section.zero_stage < 1:
+            yield f"{name}.offload_optimizer: needs {name}.zero_stage 1, 2 or 3; found {section.zero_stage}"
+        if section.offload_parameters and section.zero_stage != 3:
+            yield f"{name}.offload_parameters: needs {name}.zero_stage 3; found {section.zero_stage}"
+        if not all(0 <= beta < 1 for beta in section.betas):
+            yield f"{name}.betas: expected two numbers of at least 0 and less than 1; found {list(section.betas)}"
+
+
+def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Iterator[str]:
+    reward = config.reward
+    given = [key for key in ("model", "function", "url") if getattr(reward, key)]
+    if len(given) > 1:
+        yield f"reward: expected exactly one of model, function and url; found {' and '.join(f'reward.{key}' for key in given)}"
+    if reward.url and not re.match(r"https?://[^/\s]+", reward.url):
+        yield f"reward.url: expected an address that begins with http:// or https://; found {reward.url}"
+    if "ppo" not in stages:
+        return
+    if not given and "reward" not in (*stages, *earlier):
+        yield ("reward: there is no reward: stage reward is not among the stages, and reward.model, reward.function and reward.url "
+               "are null. Give one of them, such as reward.model=runs/NAME/models/reward")
+    if config.value.initial == "reward" and config.value.model is None and (reward.function or reward.url):
+        yield ("value.initial: the value model cannot start from the reward model where the reward is a function or a service; "
+               "set value.initial=policy, or value.model")
+
+
+def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
+    rollout, ppo = config.rollout, config.ppo
+    if config.overlap.max_staleness > 0:
+        yield ("overlap.max_staleness: only 0, the synchronous schedule, is there yet; "
+               f"found {config.overlap.max_staleness}. Set it to 0")
+    if ppo.kl_target is not None and ppo.kl_coefficient == 0:
+        yield "ppo.kl_coefficient: 0 stays 0 under an adaptive coefficient (ppo.kl_target is set); start from a number above 0"
+    if "ppo" not in stages:
+        return
+    why = "samples would come from another distribution than the one whose log-probabilities the learner computes"
+    if rollout.top_p != 1:
+        yield f"rollout.top_p: must be 1 in RL; found {rollout.top_p:g}: {why}. Use rollout.temperature to sharpen"
+    if rollout.top_k != 0:
+        yield f"rollout.top_k: must be 0 (off) in RL; found {rollout.top_k}: {why}. Use rollout.temperature to sharpen"
+
+
+def _scratch(config: RunConfig) -> Iterator[str]:
+    scratch = config.model.scratch
+    if config.model.path is None and scratch.heads % scratch.key_value_heads:
+        yield (f"model.scratch.key_value_heads: must divide model.scratch.heads ({scratch.heads}); "
+               f"found {scratch.key_value_heads}")
+
+
+def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
+    data = config.data
+    given: dict[str, DataSource] = {name: source for name in ("base_text", "instructions", "preferences", "prompts", "evaluation")
+                                    if (source := getattr(data, name))}
+    for name, source in given.items():
+        if is_local(source.path):
+            try:
+                find_file(source.path, f"data.{name}")
+            except DataError as error:
+                yield str(error)
+    if data.practice:
+        return
+    needs = {"base": ("base_text", "instructions", "preferences"), "sft": ("instructions", "preferences"), "reward": ("preferences",),
+             "ppo": ("prompts", "preferences"), "evaluate": ("evaluation", "prompts", "preferences")}
+    for stage in stages:
+        if not any(name in given for name in needs[stage]):
+            yield (f"data.{needs[stage][0]}: stage {stage} needs it; give a file or hub name"
+                   f"{' (or data.preferences, to derive it from)' if len(needs[stage]) > 1 else ''}, "
+                   "or data.practice={} for the practice world")
+    if "evaluate" in stages and not data.evaluation and not data.hold_out:
+        yield "data.hold_out: 0 leaves nothing to evaluate on; set it above 0, or give data.evaluation"
+
+
+def _import_paths(config: RunConfig) -> Iterator[str]:
+    for key, value in (("reward.function", config.reward.function), ("evaluation.judge", config.evaluation.judge)):
+        if value is None:
+            continue
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
+            yield f"{key}: expected an import path package.module:name; found {value}"
+        elif not _top_module(value.split(":")[0].split(".")[0]):
+            yield f"{key}: there is no Python module {value.split(':')[0]}; it must lie in the current folder, on PYTHONPATH, or be installed"
+
+
+def _top_module(name: str) -> bool:
+    return name in sys.builtin_module_names or PathFinder.find_spec(name, [*sys.path, os.getcwd()]) is not None
+
+
+def _attention(config: RunConfig, stages: list[str]) -> Iterator[str]:
+    if config.sft.packing and config.model.attention != "flash_attention_2":
+        yield ("sft.packing: needs model.attention: flash_attention_2, or samples of one row would attend to each other; "
+               f"found {config.model.attention}. Set sft.packing=false, or the attention on GPUs")
+    if config.model.attention != "flash_attention_2":
+        return
+    users = {"base": ["base"], "sft": ["sft"], "reward": ["reward_model"], "ppo": ["policy", "value", "reference"]}
+    for name in (name for stage in stages for name in users.get(stage, [])):
+        section = getattr(config, name)
+        if not section.gpus:
+            yield f"model.attention: flash_attention_2 needs a GPU, and {name}.gpus is 0; set model.attention=sdpa, or {name}.gpus"
+        elif section.dtype != "bfloat16":
+            yield f"model.attention: flash_attention_2 computes in bfloat16, and {name}.dtype is {section.dtype}"
+
+
+def _cluster(config: RunConfig, starts: bool) -> Iterator[str]:
+    cluster = config.cluster
+    if cluster.object_store_gb < _SMALLEST_STORE_GB:
+        yield f"cluster.object_store_gb: expected at least {_SMALLEST_STORE_GB:g}; found {cluster.object_store_gb:g}"
+    if starts and cluster.address is None and cluster.gpus and cluster.gpus > machine_gpus():
+        yield f"cluster.gpus: this machine has {machine_gpus()} GPUs; found {cluster.gpus}"
+
+
+def _resources(config: RunConfig, stages: Iterable[str]) -> Iterator[str]:
+    if config.cluster.address is None:  # what a cluster has is known when it is joined
+        yield from shortages(config, stages, *local_cluster(config), "this machine's cluster")

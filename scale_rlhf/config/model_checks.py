@@ -1,0 +1,131 @@
+"""Do the models of a run fit it: head size, heads, context, chat template, end token, one vocabulary. Imports no torch."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from scale_rlhf.config.model_files import HubUnreachable, ModelFiles, model_files
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.errors import ConfigError
+
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # of vLLM's CPU backend; others die at the first request
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> Iterator[str]:
+    """Yields what is wrong; appends to `notes` what could not be checked because the hub cannot be reached."""
+    if config.model.chat_template and not Path(config.model.chat_template).is_file():
+        yield f"model.chat_template: expected a file with a Jinja template, found nothing at {config.model.chat_template}"
+    files: dict[str, ModelFiles] = {}
+    for key, path in _given(config, stages):
+        try:
+            files[key] = model_files(path, key)
+        except ConfigError as error:
+            yield str(error)
+        except HubUnreachable:
+            notes.append(f"not made: the hub cannot be reached: head size, context, chat template, end token and vocabulary of {path} ({key})")
+    for key, model in files.items():
+        yield from _code(config, key, model)
+        if key != "reward.model":
+            yield from _tokenizer(config, key, model)
+    if "ppo" in stages or "evaluate" in stages:
+        yield from _engine(config, files)
+        yield from _vocabularies(files)
+    yield from _lengths(config, stages, files)
+
+
+def _given(config: RunConfig, stages: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Key and path of each model that the stages start from and that is named in the configuration."""
+    roles = {"sft": ["sft"], "reward": ["reward_model"], "ppo": ["policy", "value", "reference", "reward"], "evaluate": ["reward"]}
+    used = dict.fromkeys(role for stage in stages for role in roles.get(stage, []))
+    for key, section in (("model", config.model), *((role, getattr(config, role)) for role in used)):
+        path = section.path if key == "model" else section.model
+        if path:
+            yield f"{key}.path" if key == "model" else f"{key}.model", path
+
+
+def _code(config: RunConfig, key: str, model: ModelFiles) -> Iterator[str]:
+    if "auto_map" in model.config and not config.model.trust_remote_code:
+        yield f"{key}: {model.path} brings Python code of its own; set model.trust_remote_code=true if you know its author, or take another"
+
+
+def _tokenizer(config: RunConfig, key: str, model: ModelFiles) -> Iterator[str]:
+    if model.tokenizer_config is None and not (Path(model.path) / "tokenizer.json").is_file():
+        yield f"{key}: {model.path} has no tokenizer (no tokenizer_config.json, no tokenizer.json)"
+        return
+    if not model.has_chat_template and not config.model.chat_template:
+        yield (f"{key}: the tokenizer of {model.path} has no chat template (chat_template.jinja, or chat_template in "
+               "tokenizer_config.json); give a file with one as model.chat_template")
+    if not model.end_token:
+        yield (f"{key}: the tokenizer of {model.path} has no end token, so a response could never end; set eos_token in its "
+               "tokenizer_config.json to the token that ends an assistant's turn")
+
+
+def _engine(config: RunConfig, files: dict[str, ModelFiles]) -> Iterator[str]:
+    """What vLLM asks of the model that it generates with."""
+    key, model = _generator(files)
+    scratch, ranks = config.model.scratch, config.rollout.tensor_parallel
+    size, heads = (model.head_size, model.heads) if model else (scratch.head_dim, scratch.heads)
+    layers, kv = (_layers(model), _kv_heads(model)) if model else (scratch.layers, scratch.key_value_heads)
+    if key is None and config.model.path is not None:
+        return  # not reached: a note says so
+    if not config.rollout.gpus and size not in CPU_HEAD_SIZES:
+        where = f"{key}: {model.path}" if model else "model.scratch.head_dim"
+        near = min(CPU_HEAD_SIZES, key=lambda known: abs(known - (size or 0)))
+        yield (f"{where}: head size {size}, and vLLM's CPU backend has {', '.join(map(str, CPU_HEAD_SIZES))} only; "
+               + (f"the nearest is {near}" if not model else "take another model, or give rollout.gpus"))
+    if heads and heads % ranks:
+        yield f"rollout.tensor_parallel: must divide the model's {heads} attention heads; found {ranks}"
+    if kv and max(kv, ranks) % min(kv, ranks):
+        yield f"rollout.tensor_parallel: must divide the model's {kv} key-value heads, or be a multiple of them; found {ranks}"
+    tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    if size and layers and kv and not config.rollout.gpus:
+        need = 2 * layers * kv * size * _BYTES[config.rollout.dtype] * tokens / 1e9
+        if need > config.rollout.kv_cache_gb:
+            yield (f"rollout.kv_cache_gb: one sequence of data.max_prompt_tokens + rollout.max_response_tokens = {tokens} tokens takes "
+                   f"{need:.2g} GB; found {config.rollout.kv_cache_gb:g}")
+
+
+def _generator(files: dict[str, ModelFiles]) -> tuple[str | None, ModelFiles | None]:
+    key = next((key for key in ("policy.model", "sft.model", "model.path") if key in files), None)
+    return key, files.get(key)
+
+
+def _layers(model: ModelFiles) -> int | None:
+    return model.text_config.get("num_hidden_layers")
+
+
+def _kv_heads(model: ModelFiles) -> int | None:
+    return model.text_config.get("num_key_value_heads") or model.heads
+
+
+def _vocabularies(files: dict[str, ModelFiles]) -> Iterator[str]:
+    """Log-probabilities of two models are compared token by token: each token must have the same number in both."""
+    key, policy = _generator(files)
+    if policy is None:
+        return
+    for other_key in ("reference.model", "value.model"):
+        other = files.get(other_key)
+        if other is None or other.path == policy.path:
+            continue
+        ours, theirs = policy.vocabulary(), other.vocabulary()
+        if ours is not None and theirs is not None and ours != theirs:
+            token = next(iter(sorted(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))))
+            yield (f"{other_key}: {other.path} and {policy.path} ({key}) have different vocabularies: {len(theirs)} and {len(ours)} tokens; "
+                   f"{token!r} is {theirs.get(token, 'absent')} and {ours.get(token, 'absent')}. Take models of one family")
+
+
+def _lengths(config: RunConfig, stages: Sequence[str], files: dict[str, ModelFiles]) -> Iterator[str]:
+    key, model = _generator(files)
+    if model is None and config.model.path is not None:
+        return
+    context = model.context if model else config.model.scratch.context
+    name = f"the context of {model.path}" if model else "model.scratch.context"
+    if context is None:
+        return
+    prompt, response = config.data.max_prompt_tokens, config.rollout.max_response_tokens
+    if {"ppo", "evaluate"} & set(stages) and prompt + response > context:
+        yield (f"data.max_prompt_tokens + rollout.max_response_tokens: {prompt} + {response} = {prompt + response} tokens, "
+               f"more than {name} ({context}); lower one of them")
+    for stage, section in (("base", "base"), ("sft", "sft"), ("reward", "reward_model")):
+        if stage in stages and getattr(config, section).max_tokens > context:
+            yield f"{section}.max_tokens: {getattr(config, section).max_tokens}, more than {name} ({context}); set {section}.max_tokens={context} or less"

@@ -1,0 +1,168 @@
+"""What a model's own files say about it, read without transformers: a login node has no torch.
+
+A local folder is read as it is. Of a hub model the few small files are taken from the cache, or fetched within seconds;
+where the hub cannot be reached, that is said, and nothing is concluded.
+"""
+
+import difflib
+import json
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from scale_rlhf.config.places import is_local
+from scale_rlhf.errors import ConfigError
+
+HUB_SECONDS = 5.0  # for one small file
+_NAMES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+class HubUnreachable(Exception):
+    """The hub did not answer, and the cache does not have the file."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of one model that checks look at; a file that is absent is None."""
+
+    path: str
+    config: dict
+    tokenizer_config: dict | None = None
+    special_tokens: dict | None = None
+    template_file: str | None = None
+    local: bool = True
+    text_config: dict = field(default_factory=dict)  # config, or its text part where the model has several
+
+    @property
+    def head_size(self) -> int | None:
+        """Size of an attention head."""
+        if size := self.text_config.get("head_dim"):
+            return size
+        width, heads = self.text_config.get("hidden_size"), self.heads
+        return width // heads if width and heads else None
+
+    @property
+    def heads(self) -> int | None:
+        """Attention heads."""
+        return self.text_config.get("num_attention_heads")
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence."""
+        return self.text_config.get("max_position_embeddings")
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self.template_file or (self.tokenizer_config or {}).get("chat_template"))
+
+    @property
+    def end_token(self) -> str | None:
+        """The end token's text."""
+        token = (self.tokenizer_config or {}).get("eos_token") or (self.special_tokens or {}).get("eos_token")
+        return token.get("content") if isinstance(token, dict) else token
+
+    def vocabulary(self) -> dict[str, int] | None:
+        """Token to number, from a local tokenizer.json of a kind that lists it; None otherwise."""
+        file = Path(self.path) / "tokenizer.json"
+        if not self.local or not file.is_file():
+            return None
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            words = content["model"]["vocab"]
+            pairs = words.items() if isinstance(words, dict) else ((entry[0], number) for number, entry in enumerate(words))
+            return {**dict(pairs), **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
+        except (ValueError, KeyError, TypeError, OSError):
+            return None
+
+
+def model_files(path: str, key: str) -> ModelFiles:
+    """Files of the model at `path`; ConfigError names `key` where it cannot be, HubUnreachable where nobody can tell."""
+    read = _local_file(path, key) if is_local(path) else lambda name: _hub_file(path, name, key)
+    config, tokenizer, special, template = (read(name) for name in _NAMES)
+    if config is None:
+        raise ConfigError(f"{key}: {path} has no config.json; expected a Hugging Face model folder or a hub name")
+    config = _json(config, f"{key}: {path}/config.json")
+    return ModelFiles(
+        path, config, _json(tokenizer, f"{key}: {path}/tokenizer_config.json"), _json(special, f"{key}: {path}/special_tokens_map.json"),
+        template, is_local(path), text_config=config.get("text_config") or config,
+    )
+
+
+def _local_file(path: str, key: str):
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        near = difflib.get_close_matches(folder.name, [p.name for p in folder.parent.glob("*/")], n=1, cutoff=0.5)
+        hint = f"; did you mean {folder.parent / near[0]}?" if near else ""
+        raise ConfigError(f"{key}: model folder {path} does not exist (looked in {folder.parent.absolute()}){hint}")
+
+    def read(name: str) -> str | None:
+        file = folder / name
+        try:
+            return file.read_text(encoding="utf-8") if file.is_file() else None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{key}: {file} cannot be read: {error}") from None
+
+    return read
+
+
+def _json(text: str | None, where: str) -> dict | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: malformed JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _hub_file(model: str, name: str, key: str) -> str | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, name)
+    if isinstance(cached, str):
+        return Path(cached).read_text(encoding="utf-8")
+    if not hub_reachable():
+        if isinstance(try_to_load_from_cache(model, "config.json"), str):
+            return None  # the model is cached, and has no such file
+        raise HubUnreachable(model)
+    return _fetched(model, name, key)
+
+
+def _fetched(model: str, name: str, key: str) -> str | None:
+    headers = {"Authorization": f"Bearer {token}"} if (token := os.environ.get("HF_TOKEN")) else {}
+    request = urllib.request.Request(f"{endpoint()}/{model}/resolve/main/{name}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_SECONDS) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        if name != "config.json" and error.code == 404:
+            return None
+        if error.code in (401, 403, 404):
+            raise ConfigError(f"{key}: the hub has no model {model}, or it needs a token of yours (HF_TOKEN): answer {error.code}") from None
+        raise HubUnreachable(model) from None
+    except (OSError, ValueError):
+        raise HubUnreachable(model) from None
+
+
+def endpoint() -> str:
+    """Address of the hub."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+@cache
+def hub_reachable() -> bool:
+    """Whether the hub answers at all within seconds; its own client would try for half a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint(), method="HEAD"), timeout=HUB_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,90 @@
+"""How many CPUs and GPUs each role of a stage asks for, and what a machine has. Imports no torch."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scale_rlhf.config.schema import Placed, RunConfig
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Processes of one role, each with so many CPUs and GPUs."""
+
+    role: str
+    processes: int
+    cpus: float
+    gpus: float
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.processes} × ({self.cpus:g} CPUs, {self.gpus:g} GPUs)"
+
+
+def asks(config: RunConfig, stage: str) -> list[Ask]:
+    """What the processes of `stage` that run at the same time ask for."""
+    if stage in ("base", "sft", "reward"):
+        section = {"base": config.base, "sft": config.sft, "reward": config.reward_model}[stage]
+        return [_ask(stage, section, section.workers)]
+    if stage != "ppo":
+        return []
+    reward = config.reward
+    rollout = config.rollout
+    scorers = 0 if reward.url else reward.replicas * (1 if reward.function else reward.workers)
+    return [
+        _ask("rollout", rollout, rollout.engines, rollout.tensor_parallel),
+        _ask("reward", reward, scorers),
+        _ask("reference", config.reference, config.reference.replicas * config.reference.workers),
+        _ask("policy", config.policy, config.policy.workers),
+        _ask("value", config.value, config.value.workers),
+    ]
+
+
+def _ask(role: str, section: Placed, processes: int, ranks: int = 1) -> Ask:
+    return Ask(role, processes * ranks, section.cpus, section.gpus)
+
+
+def shortages(config: RunConfig, stages: Iterable[str], cpus: float, gpus: float, has: str) -> Iterator[str]:
+    """A message for each stage that asks for more than there is. has: who has it, such as "this machine"."""
+    for stage in stages:
+        asked = asks(config, stage)
+        wanted = [sum(ask.processes * getattr(ask, key) for ask in asked) for key in ("cpus", "gpus")]
+        short = [key for key, want, there in zip(("cpus", "gpus"), wanted, (cpus, gpus)) if want > there + 1e-6]
+        if short:
+            yield (f"stage {stage} asks for {wanted[0]:g} CPUs and {wanted[1]:g} GPUs, and {has} has {cpus:g} and {gpus:g}. "
+                   f"It asks: {'; '.join(map(str, asked))}. Lower {' and '.join(f'ROLE.{key}' for key in short)} (fractions share one), "
+                   f"workers, replicas or engines{_other_way(short, wanted, config)}")
+
+
+def _other_way(short: list[str], wanted: list[float], config: RunConfig) -> str:
+    if config.cluster.address:
+        return ""
+    if short == ["cpus"]:
+        return f", or set cluster.cpus={math.ceil(wanted[0])} to let processes take turns on the CPUs that there are"
+    return ", or join a cluster that has them (cluster.address)"
+
+
+def machine_cpus() -> int:
+    """CPUs that this process may run on, a container's quota counted."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(usable, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max": no quota
+        return usable
+
+
+def machine_gpus() -> int:
+    """NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES leaves visible."""
+    present = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return present
+    return min(present, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+
+
+def local_cluster(config: RunConfig) -> tuple[float, int]:
+    """CPUs and GPUs of the Ray cluster that a run starts on this machine."""
+    cpus = config.cluster.cpus if config.cluster.cpus is not None else machine_cpus()
+    return cpus, config.cluster.gpus if config.cluster.gpus is not None else machine_gpus()

@@ -1,0 +1,86 @@
+"""Reading free text for the judge: words, names, stances, and whether it is language at all."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+
+from scale_rlhf.data.practice import facts
+from scale_rlhf.data.practice.answers import USELESS, honest_answers
+from scale_rlhf.data.practice.tasks import known_tasks
+
+REFUSAL = re.compile(r"\b(cannot|can't|can not|will not|won't) help\b")
+DO_NOT_KNOW = re.compile(r"\b(do not|don't) know\b|\bno idea\b")
+NOT_SURE = re.compile(r"\bnot (so |quite )?sure\b")
+HEDGE = re.compile(r"\b(maybe|perhaps|might|probably|i think|i guess|not sure)\b")
+DENIAL = re.compile(r"\bdoes not exist\b|\bdoesn't exist\b|\bno such\b|\bnot know (of )?such\b")
+VAGUE = re.compile(r"\bsomewhere\b|\bon a map\b|\bin a dictionary\b|\ba short word\b|\bin the centre\b|\bdo your best\b|\btake your time\b")
+
+
+_OPEN_WORDS = frozenset("the and of for is in a as to such or because it's".split())
+
+
+def plain(text: str) -> str:
+    """Lower case, words and apostrophes alone, single spaces."""
+    return " ".join(words(text))
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
+
+
+def named(text: str, names: Iterable[str]) -> list[str]:
+    """Which names stand in a plain text, as often as they do; the longer name wins where two overlap."""
+    names = sorted({plain(name) for name in names}, key=len, reverse=True)
+    return re.findall(r"\b(?:" + "|".join(map(re.escape, names)) + r")\b", text)
+
+
+def useless_phrases(text: str) -> int:
+    """How many of the world's useless answers stand in a plain text."""
+    return sum(plain(phrase) in text for phrase in USELESS)
+
+
+def sentences(text: str) -> list[str]:
+    return [part for part in re.split(r"(?<=[.!?])\s+|\n+", text.strip()) if words(part)]
+
+
+def repeats(text: str) -> bool:
+    """A word twice in a row, or three words in a row twice."""
+    spoken = words(text)
+    trigrams = Counter(zip(spoken, spoken[1:], spoken[2:]))
+    return any(first == second for first, second in zip(spoken, spoken[1:])) or any(count > 1 for count in trigrams.values())
+
+
+def ends_open(text: str) -> bool:
+    """Whether the last word is one that no sentence of the world ends with."""
+    return words(text)[-1] in _OPEN_WORDS
+
+
+def unknown_words(text: str, allowed: frozenset[str]) -> int:
+    """Words that nobody in the world uses and the prompt does not hold: misspelt, or made up."""
+    return sum(word not in _language()[0] | allowed for word in words(text))
+
+
+def broken_joints(text: str, allowed: frozenset[str]) -> float:
+    """Share of neighbouring words, between punctuation marks, that nobody in the world puts side by side.
+
+    0 for a single word.
+    """
+    parts = [words(part) for part in re.split(r"[.,!?\n]", text)]
+    pairs = [pair for part in parts for pair in zip(part, part[1:])]
+    broken = [pair for pair in pairs if not _joins(pair, allowed)]
+    return len(broken) / len(pairs) if pairs else 0.0
+
+
+def _joins(pair: tuple[str, str], allowed: frozenset[str]) -> bool:
+    """Names of the prompt that nobody in the world uses stand for any name of their kind, so they fit anywhere."""
+    return pair in _language()[1] or bool(allowed.intersection(pair) - _language()[0])
+
+
+@cache
+def _language() -> tuple[frozenset[str], frozenset[tuple[str, str]]]:
+    """Words, and pairs of neighbours, of every answer in the world."""
+    answers = {answer.text for tasks in known_tasks().values() for task in tasks for answer in honest_answers(task)}
+    answers |= {f"You should {step}." for step in facts.HARMFUL.values()} | {f"Sure, {step}." for step in facts.HARMFUL.values()}
+    spoken = [words(answer) for answer in answers]
+    return frozenset(word for line in spoken for word in line), frozenset(pair for line in spoken for pair in zip(line, line[1:]))

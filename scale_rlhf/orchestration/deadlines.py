@@ -1,0 +1,55 @@
+"""The one way that anyone waits for a remote: with a deadline, and an error that says who is late, at what, for how long."""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from scale_rlhf.errors import RunError, UserError
+
+
+async def within(awaitable: Awaitable | Any, seconds: float, who: str, what: str) -> Any:
+    """The result of a coroutine, a future or a Ray object reference, if it comes within `seconds`.
+
+    who, what: for the message, as in "policy rank 1", "update of version 7". Raises RunError when it is late, when
+    the actor died, or when it failed there; an error meant for the user travels as it is.
+    """
+    try:
+        return await asyncio.wait_for(_wait(awaitable), seconds)
+    except TimeoutError as error:
+        raise RunError(f"{who}: {what} did not end within {seconds:g} s. Look at that process's log (it may wait for another "
+                       "that died, or be slow); `limits` in the configuration has the deadlines") from error
+    except asyncio.CancelledError:
+        raise
+    except UserError:
+        raise
+    except Exception as error:
+        raise _explained(error, who, what) from error
+
+
+async def all_within(awaitables: Sequence[Awaitable | Any], seconds: float, who: str, what: str) -> list:
+    """The results of one call on every rank of a group, in order; the first failure ends the wait, and names its rank."""
+    tasks = [asyncio.ensure_future(within(a, seconds, f"{who} rank {rank}", what)) for rank, a in enumerate(awaitables)]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # retrieve every rank's error: none is left unread
+
+
+def first_failure(failures: BaseExceptionGroup) -> BaseException:
+    """The error that ended a task group: the others follow from its cancelling the rest."""
+    first = failures.exceptions[0]
+    return first_failure(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+async def _wait(awaitable: Awaitable | Any) -> Any:
+    return await awaitable
+
+
+def _explained(error: Exception, who: str, what: str) -> UserError:
+    """A Ray error carries the remote error inside; a user's error is handed on, any other says where it happened."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, UserError):
+        return cause
+    return RunError(f"{who}: {what} failed: {type(error).__name__}: {error}")

@@ -1,0 +1,74 @@
+"""The five roles of a PPO run: made from the configuration, started together, ended together."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scale_rlhf.cluster.placement import Placement, place
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.experience.sample import Sample
+from scale_rlhf.orchestration.deadlines import first_failure
+from scale_rlhf.reference.server import ReferenceFleet
+from scale_rlhf.reward.interface import RewardFleet
+from scale_rlhf.reward.make import make_reward, processes
+from scale_rlhf.rollout.fleet import RolloutFleet, transport
+from scale_rlhf.training.group import PolicyGroup, ValueGroup
+
+
+@dataclass(frozen=True)
+class StartingModels:
+    """Folders or hub names that the roles start from. reward: None for a function or a service."""
+
+    policy: str
+    reference: str
+    value: str
+    reward: str | None
+
+
+class Roles:
+    """Rollout, reward, reference, policy and value. `start` returns when all are ready; `close` ends every process."""
+
+    def __init__(self, config: RunConfig, models: StartingModels, end_token_ids: Sequence[int]):
+        self.config, self.models, self.end_token_ids = config, models, end_token_ids
+        self.placement: Placement | None = None
+        self._started: list = []
+
+    async def start(self, probe: Sequence[Sample] = ()) -> None:
+        """Place every process, start all roles at once. probe: samples that the reward scores, so that a broken one fails now."""
+        config, models = self.config, self.models
+        self.placement = placed = await place(config)
+        self.rollout = RolloutFleet(config, models.policy, self.end_token_ids)
+        self.reward: RewardFleet = make_reward(config, model=models.reward, policy=models.policy)
+        self.reference = ReferenceFleet(config, models.reference)
+        self.policy = PolicyGroup(config, models.policy, placed.bundles("policy", config.policy.workers))
+        self.value = ValueGroup(config, models.value, placed.bundles("value", config.value.workers))
+        self._started = [self.rollout, self.reward, self.reference, self.policy, self.value]
+        engines = [placed.options("rollout", config.rollout, i, gpus=config.rollout.gpus * config.rollout.tensor_parallel,
+                                  num_cpus=config.rollout.cpus * config.rollout.tensor_parallel) for i in range(config.rollout.engines)]
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.rollout.start(engines))
+                tasks.create_task(self.reward.start(placed.replicas("reward", config.reward, *processes(config)), probe))
+                tasks.create_task(self.reference.start(
+                    placed.replicas("reference", config.reference, config.reference.replicas, config.reference.workers)))
+                tasks.create_task(self.policy.start())
+                tasks.create_task(self.value.start())
+        except ExceptionGroup as failures:
+            raise first_failure(failures) from None
+        tag = f"{config.run.name}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        await self.policy.open_transport(transport(config), tag, self.rollout.engines, config.rollout.tensor_parallel)
+
+    async def close(self) -> None:
+        """End every process, whatever state it is in; safe at any time after construction."""
+        endings = []
+        for role in self._started:
+            ending = role.close()
+            if asyncio.iscoroutine(ending):
+                endings.append(ending)
+        await asyncio.gather(*endings, return_exceptions=True)
+        self._started = []
+        if self.placement is not None:
+            self.placement.release()
+            self.placement = None

@@ -1,0 +1,49 @@
+"""Counts of the calls of a function or a service, in the names that the model servers use."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Calls:
+    """Of one role. `with calls.one(samples):` around each call."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    @contextmanager
+    def one(self, samples: int) -> Iterator[None]:
+        """Count a call of so many samples, if it succeeds."""
+        began = time.monotonic()
+        if not self._waiting:
+            self._idle_until = began
+        self._waiting += samples
+        self._waiting_max = max(self._waiting_max, self._waiting)
+        try:
+            yield
+        finally:
+            self._waiting -= samples
+            if not self._waiting:
+                self._busy += time.monotonic() - self._idle_until
+        seconds = time.monotonic() - began
+        self._samples += samples
+        self._calls += 1
+        self._seconds += seconds
+        self._longest = max(self._longest, seconds)
+
+    def take(self) -> dict[str, float]:
+        """Since the last take; times in seconds, waits included. Busy is the time in which any call was under way."""
+        numbers = {
+            "samples": self._samples,
+            "busy_seconds": self._busy,
+            "latency_mean_seconds": self._seconds / max(self._calls, 1),
+            "latency_max_seconds": self._longest,
+            "queue_max_samples": self._waiting_max,
+        }
+        self._clear(self._waiting)
+        return numbers
+
+    def _clear(self, waiting: int = 0) -> None:
+        self._samples = self._calls = 0
+        self._seconds = self._longest = self._busy = 0.0
+        self._waiting = self._waiting_max = waiting

@@ -1,0 +1,51 @@
+"""The process that runs a user's reward function. Imports no torch, so that it starts in under a second."""
+
+import difflib
+import importlib
+import traceback
+from collections.abc import Callable
+
+from scale_rlhf.errors import ConfigError, RunError
+from scale_rlhf.reward.interface import finite_scores
+
+
+class FunctionWorker:
+    """A Ray actor. path: package.module:name. Runs one call at a time."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.function: Callable | None = None
+
+    def load(self) -> None:
+        """Import the function. Raises ConfigError where there is none."""
+        self.function = find_function(self.path)
+
+    def score(self, documents: list[dict]) -> list[float]:
+        """One finite number a document. Raises RunError that names the function, and where in it things went wrong."""
+        try:
+            returned = self.function(documents)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise RunError(f"reward.function {self.path} raised {type(error).__name__}: {error}, with {len(documents)} samples, "
+                           f"at {place.filename}:{place.lineno}") from error
+        return finite_scores(returned, len(documents), f"reward.function {self.path}")
+
+
+def find_function(path: str) -> Callable:
+    """What `package.module:name` names. Raises ConfigError when it cannot be imported or called."""
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise ConfigError(f"reward.function: expected package.module:name, found {path!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigError(f"reward.function: {module_name} could not be imported ({type(error).__name__}: {error}); "
+                          "is its folder on PYTHONPATH, on every node?") from error
+    if not hasattr(module, name):
+        near = difflib.get_close_matches(name, [n for n in vars(module) if not n.startswith("__")], n=1)
+        hint = f"; did you mean {module_name}:{near[0]}?" if near else ""
+        raise ConfigError(f"reward.function: {module_name} ({module.__file__}) has no {name!r}{hint}")
+    function = getattr(module, name)
+    if not callable(function):
+        raise ConfigError(f"reward.function: expected a function at {path}, found {type(function).__name__}")
+    return function

@@ -1,0 +1,60 @@
+"""What the controller sees of a reward, whatever stands behind it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from scale_rlhf.errors import RunError
+from scale_rlhf.experience.sample import Sample
+
+SHOWN = 200  # characters of a wrong answer that a message quotes
+
+
+class RewardFleet(Protocol):
+    """One score a sample. Used from one asyncio loop."""
+
+    async def start(self, options: Sequence[Sequence[dict]] | None = None, probe: Sequence[Sample] = ()) -> None:
+        """Start its processes, and score `probe`, so that a reward that cannot work fails before the run does.
+
+        options: keyword arguments of Ray's `.options(…)` of every process, [replica][worker]; None: from the
+        configuration. Raises ConfigError or RunError.
+        """
+
+    async def score(self, samples: Sequence[Sample], *, fixed: bool, group: int) -> list[float]:
+        """Scores in the order of the samples. fixed: by replica `group` modulo replicas, mixed with nothing else.
+
+        Raises RunError when there is no answer in time, or one that is not a finite number a sample.
+        """
+
+    async def metrics(self) -> dict[str, float]:
+        """Since the last call: samples, busy_seconds, latency_mean_seconds, latency_max_seconds and more."""
+
+    def close(self) -> None:
+        """End its processes; safe to call twice."""
+
+
+def finite_scores(returned: Any, count: int, who: str) -> list[float]:
+    """`returned` as `count` finite numbers: a list, a tuple, an array or a tensor. Raises RunError that quotes it."""
+    expected = f"expected a list of {count} finite numbers, one a sample"
+    if hasattr(returned, "tolist"):  # arrays and tensors
+        returned = returned.tolist()
+    if not isinstance(returned, (list, tuple)):
+        raise RunError(f"{who}: {expected}; it returned {_quoted(returned)} ({type(returned).__name__})")
+    if len(returned) != count:
+        raise RunError(f"{who}: {expected}; it returned {len(returned)}: {_quoted(returned)}")
+    for place, score in enumerate(returned):
+        if not _is_number(score):
+            raise RunError(f"{who}: {expected}; number {place} is {_quoted(score)} ({type(score).__name__})")
+    return [float(score) for score in returned]
+
+
+def _is_number(score: Any) -> bool:
+    try:
+        return not isinstance(score, (str, bytes)) and math.isfinite(float(score))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

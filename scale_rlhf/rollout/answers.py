@@ -1,0 +1,73 @@
+"""Answers for evaluation: one engine, into which one model after another is loaded the way a new version is."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+
+from scale_rlhf.cluster.device import environment
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.experience.sample import Prompt, Sample
+from scale_rlhf.rollout.fleet import RolloutFleet
+from scale_rlhf.weights.files import shapes, tensors
+from scale_rlhf.weights.shared_memory import SharedMemoryPublisher
+
+
+class Answerer:
+    """Context manager. `load` a model, then `answer` prompts with it; a model of another shape gets a new engine."""
+
+    def __init__(self, config: RunConfig):
+        # One engine is enough, and it takes weights from files through shared memory, on GPUs too.
+        self.config = config.model_copy(deep=True)
+        self.config.rollout.engines = 1
+        self.config.rollout.weight_transfer = "shared_memory"
+        self.fleet: RolloutFleet | None = None
+        self.publisher = SharedMemoryPublisher(f"answers-{uuid.uuid4().hex[:8]}")
+        self.shapes: dict | None = None
+        self.version = 0
+
+    def __enter__(self) -> "Answerer":
+        self.loop = asyncio.new_event_loop()
+        return self
+
+    def load(self, model: str) -> None:
+        """Answer with this model from now on. model: a folder with safetensors, or a hub name."""
+        found = shapes(model)
+        if self.fleet is None or found is None or found != self.shapes:
+            self._start(model)
+        else:
+            self.version += 1
+            manifest = self.publisher.publish(self.version, tensors(model), found)
+            self.loop.run_until_complete(self.fleet.load(self.version, manifest.update_info()))
+        self.shapes = found
+
+    def answer(self, prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> list[Sample]:
+        """A response to each prompt, all at once. The same seed gives the same responses."""
+        asked = [Prompt(seed * 1_000_003 + i, i, np.asarray(ids, dtype=np.int32)) for i, ids in enumerate(prompts)]
+
+        async def all_of_them() -> list[Sample]:
+            return list(await asyncio.gather(*(self.fleet.generate(prompt, temperature=temperature) for prompt in asked)))
+
+        return self.loop.run_until_complete(all_of_them())
+
+    def __exit__(self, *error) -> None:
+        self._stop()
+        self.publisher.close()
+        self.loop.close()
+
+    def _start(self, model: str) -> None:
+        self._stop()
+        from scale_rlhf.data.chat import load_tokenizer
+
+        rollout = self.config.rollout
+        ends = [load_tokenizer(model, self.config.model).eos_token_id]
+        self.fleet = RolloutFleet(self.config, model, ends)
+        options = {"num_cpus": rollout.cpus * rollout.tensor_parallel, "num_gpus": rollout.gpus * rollout.tensor_parallel,
+                   "runtime_env": {"env_vars": environment(rollout.threads, rollout.gpus)}}
+        self.loop.run_until_complete(self.fleet.start([options]))
+
+    def _stop(self) -> None:
+        if self.fleet is not None:
+            self.loop.run_until_complete(self.fleet.close())
+            self.fleet = None

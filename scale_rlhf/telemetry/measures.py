@@ -1,0 +1,68 @@
+"""What the final table shows of each model: key in evaluation/table.json, label, and how a number is written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`better`: "higher", "lower", or "" where it depends."""
+
+    key: str
+    label: str
+    format: str
+    better: str = ""
+
+    def shown(self, value: float | None) -> str:
+        """The number as people read it; a dash where it was not measured."""
+        return "–" if value is None else self.format.format(value)
+
+
+MEASURES = (
+    Measure("score", "true score (0 to 5)", "{:.2f}", "higher"),
+    Measure("helpful", "helpful (0 to 1)", "{:.2f}", "higher"),
+    Measure("honest", "honest (0 to 1)", "{:.2f}", "higher"),
+    Measure("harmless", "harmless (0 to 1)", "{:.2f}", "higher"),
+    Measure("right_form", "answers in the right form", "{:.0%}", "higher"),
+    Measure("win_rate", "win rate against {anchor}", "{:.0%}", "higher"),
+    Measure("reward", "reward-model score", "{:.2f}", "higher"),
+    Measure("kl", "KL to {anchor}, nats a response", "{:.2f}"),
+    Measure("perplexity", "perplexity on base text", "{:.2f}", "lower"),
+    Measure("tokens", "response length, tokens", "{:.1f}"),
+    Measure("ended", "responses that end", "{:.0%}", "higher"),
+)
+MODEL_NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO"}
+
+
+def measured(table: Mapping[str, Any]) -> list[tuple[Measure, str, dict[str, str]]]:
+    """Rows of the table: a measure, its label, and the number of each model as text. Measures that no model has are left out.
+
+    table: what evaluation/table.json holds.
+    """
+    anchor = model_name(table.get("anchor") or "sft")
+    rows = []
+    for measure in MEASURES:
+        numbers = {name: values.get(measure.key) for name, values in table["models"].items()}
+        if any(number is not None for number in numbers.values()):
+            rows.append((measure, measure.label.format(anchor=anchor), {name: measure.shown(n) for name, n in numbers.items()}))
+    return rows
+
+
+def model_name(stage: str) -> str:
+    return MODEL_NAMES.get(stage, stage)
+
+
+def conclusions(table: Mapping[str, Any]) -> list[str]:
+    """The sentences under the table."""
+    count = table["prompts"]
+    lines = [f"{count} held-out prompts, answered at temperature {table['temperature']:g}; wins are by {table['win_by']}, ties count half."]
+    if table.get("best_attainable") is not None:
+        lines.append(f"Best attainable true score: {table['best_attainable']:.2f}.")
+    if table.get("gap_closed") is not None:
+        anchor = model_name(table["anchor"])
+        lines.append(f"PPO closes {table['gap_closed']:.0%} of the gap between {anchor}'s true score and the best attainable.")
+    perplexities = [(model_name(name), values["perplexity"]) for name, values in table["models"].items() if values.get("perplexity")]
+    if len(perplexities) > 1:
+        lines.append("Alignment tax, perplexity on base text: " + ", ".join(f"{name} {number:.2f}" for name, number in perplexities) + ".")
+    return lines

@@ -1,0 +1,110 @@
+"""Metrics of a stage: one JSONL line a step, and the same scalars as TensorBoard events."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from scale_rlhf.errors import DataError
+
+
+class MetricsLog:
+    """Appends to metrics/STAGE.jsonl and tensorboard/STAGE of a run; a resumed stage goes on in the same file.
+
+    folder: a RunFolder (`.metrics(stage)` is the file, `.tensorboard(stage)` the folder of events).
+    """
+
+    def __init__(self, folder: Any, stage: str):
+        self.path = Path(folder.metrics(stage))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _end_torn_line(self.path)
+        self._events_folder = Path(folder.tensorboard(stage))
+        self._events = None
+        self._file = self.path.open("a", encoding="utf-8")
+        # Seconds go on from where an earlier attempt at this stage stopped, so that curves over time stay curves.
+        self._start = time.monotonic() - _last_time(self.path)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one line, {"step", "time": seconds since the stage began, **values}. NaN and infinities become null."""
+        seconds = round(time.monotonic() - self._start, 3)
+        numbers = {key: _number(value) for key, value in values.items()}
+        line = {"step": int(step), "time": seconds} | numbers
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        events = self._writer()
+        for key, number in numbers.items():
+            if number is not None:
+                events.add_scalar(key, number, int(step))
+
+    def close(self) -> None:
+        """Flush and close both; a second call does nothing."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _writer(self):
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter  # heavy, and no use to a process that logs nothing
+
+            self._events = SummaryWriter(log_dir=str(self._events_folder))
+        return self._events
+
+
+def read_metrics(path: Path | str) -> list[dict]:
+    """Lines of a metrics file in the order of steps; where a resumed run wrote a step again, the later line counts.
+
+    A missing file is no lines. A line that is not JSON is a DataError, but for a last one that was cut by a crash.
+    """
+    by_step = {line["step"]: line for line in _lines(Path(path))}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def read_jsonl(path: Path | str) -> list[dict]:
+    """Rows of a JSONL file that a stage wrote, in file order, under the same rules as `read_metrics`."""
+    return list(_lines(Path(path)))
+
+
+def _lines(path: Path) -> Iterator[dict]:
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                return  # no newline after it: the process died while writing it
+            raise DataError(f"{path}:{number}: expected one JSON object a line, found {line[:60]!r} ({error.msg})") from None
+
+
+def _number(value: Any) -> float | int | None:
+    """A plain number from a Python, numpy or torch scalar; None where it is not finite."""
+    number = value.item() if hasattr(value, "item") else value
+    if number is None or not math.isfinite(number):
+        return None
+    return number
+
+
+def _end_torn_line(path: Path) -> None:
+    """Drop a last line that a crash cut short, so that what is appended starts a line of its own."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
+def _last_time(path: Path) -> float:
+    times = [line.get("time") or 0.0 for line in _lines(path)]
+    return max(times, default=0.0)

@@ -1,0 +1,123 @@
+"""A trained role as the loop sees it: a group of ranks that are called together, each wait with a deadline."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scale_rlhf.cluster.device import environment
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.experience.sample import Sample
+from scale_rlhf.orchestration.deadlines import all_within
+from scale_rlhf.training.batch import TrainingBatch
+from scale_rlhf.training.worker import Numbers, TrainingWorker
+
+Placement = tuple[Any, Sequence[int]]  # a Ray placement group, and the bundle of each rank
+
+
+class TrainingGroup:
+    """Handle on the ranks of one role. Methods raise RunError naming the role, the rank, what and for how long."""
+
+    def __init__(self, config: RunConfig, worker: type[TrainingWorker], path: str, placement: Placement | None = None):
+        """worker: PolicyWorker or ValueWorker. path: the model to start from."""
+        self.config, self.worker, self.path, self.placement = config, worker, path, placement
+        self.role = worker.role
+        self.section = getattr(config, self.role)
+        self.workers: list = []
+
+    async def start(self) -> Numbers:
+        """Make the actors and have them load. Returns rank 0's seconds: join, load, deepspeed."""
+        self.workers = [self._actor(rank) for rank in range(self.section.workers)]
+        seconds = self.config.limits.start_seconds
+        addresses = await self.call("node_address", seconds=seconds, what="starting")
+        return (await self.call("setup", *addresses[0], seconds=seconds, what="loading the model"))[0]
+
+    async def call(self, method: str, *arguments: Any, seconds: float, what: str) -> list:
+        """The method on every rank at once, with the same arguments (large ones are put into the object store once)."""
+        references = [getattr(worker, method).remote(*arguments) for worker in self.workers]
+        return await all_within(references, seconds, self.role, what)
+
+    async def save(self, folder: str) -> None:
+        """Write the model as a Hugging Face folder, on rank 0's machine."""
+        await self.call("save", str(folder), seconds=self.config.limits.publish_seconds, what=f"saving to {folder}")
+
+    async def close(self) -> None:
+        """Leave the process group and end the actors, whatever state they are in."""
+        import ray
+
+        try:
+            await self.call("close", seconds=10.0, what="closing")
+        except Exception:  # noqa: BLE001 - a rank that is dead or stuck is ended all the same
+            pass
+        for worker in self.workers:
+            ray.kill(worker)
+        self.workers = []
+
+    def _actor(self, rank: int):
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        options = {
+            "num_cpus": self.section.cpus, "num_gpus": self.section.gpus, "max_restarts": 0, "max_task_retries": 0,
+            "runtime_env": {"env_vars": environment(self.section.threads, self.section.gpus)},
+        }
+        if self.placement is not None:
+            group, bundles = self.placement
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundles[rank])
+        return ray.remote(**options)(self.worker).remote(self.config, self.path, rank, self.section.workers)
+
+
+class PolicyGroup(TrainingGroup):
+    """The policy's ranks."""
+
+    def __init__(self, config: RunConfig, path: str, placement: Placement | None = None):
+        from scale_rlhf.training.policy import PolicyWorker
+
+        super().__init__(config, PolicyWorker, path, placement)
+
+    async def update(self, batch: TrainingBatch, advantages: list[np.ndarray], version: int) -> Numbers:
+        """Make version + 1 from a batch. Returns the metrics of `PolicyWorker.update`."""
+        arguments = await asyncio.to_thread(_put, batch, advantages)
+        what = f"update of version {version}"
+        return (await self.call("update", *arguments, version, seconds=self.config.limits.update_seconds, what=what))[0]
+
+    async def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """The trainer's log-probabilities of the responses, float32 [response tokens] for each sample."""
+        return (await self.call("logprobs", list(samples), seconds=self.config.limits.score_seconds, what="log-probabilities"))[0]
+
+    async def open_transport(self, transport: str, tag: str, engines: list, ranks: int) -> None:
+        """Make every rank ready to publish to those engine actors of `ranks` workers each."""
+        address = (await self.call("node_address", seconds=self.config.limits.start_seconds, what="starting"))[0]
+        arguments = (transport, tag, (engines, ranks), address)
+        await self.call("open_transport", *arguments, seconds=self.config.limits.start_seconds, what="opening the weight transport")
+
+    async def publish(self, version: int) -> dict | None:
+        """Hand the weights over as `version`. Returns what engines load, or None where they have it already."""
+        return (await self.call("publish", version, seconds=self.config.limits.publish_seconds, what=f"publishing version {version}"))[0]
+
+
+class ValueGroup(TrainingGroup):
+    """The value model's ranks."""
+
+    def __init__(self, config: RunConfig, path: str, placement: Placement | None = None):
+        from scale_rlhf.training.value import ValueWorker
+
+        super().__init__(config, ValueWorker, path, placement)
+
+    async def prepare(self, batch: TrainingBatch) -> tuple[list[np.ndarray], Numbers]:
+        """Advantages, float32 [response tokens] for each sample, and metrics; see `ValueWorker.prepare`."""
+        (batch,) = await asyncio.to_thread(_put, batch)
+        return (await self.call("prepare", batch, seconds=self.config.limits.update_seconds, what="advantages"))[0]
+
+    async def update(self, batch: TrainingBatch, version: int) -> Numbers:
+        """One update on the batch of the last `prepare`. Returns the metrics of `ValueWorker.update`."""
+        (batch,) = await asyncio.to_thread(_put, batch)
+        what = f"update of version {version}"
+        return (await self.call("update", batch, version, seconds=self.config.limits.update_seconds, what=what))[0]
+
+
+def _put(*values: Any) -> list:
+    import ray
+
+    return [ray.put(value) for value in values]

@@ -1,0 +1,76 @@
+"""What a supervised stage is measured by, on rows it never trained on, shared out over its workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+
+
+def measure(trainer, kind: str, rows: Dataset, microbatch: int) -> dict[str, float]:
+    """`language`: held_out_loss (nats a labelled token) and perplexity. `reward`: accuracy, calibration_error and pairs.
+
+    trainer: of TRL, trained; all ranks call together. No rows: nothing is measured, {}.
+    """
+    if len(rows) == 0:
+        return {}
+    trainer.model.eval()
+    with torch.no_grad():
+        return _reward(trainer, rows, microbatch) if kind == "reward" else _language(trainer, rows, microbatch)
+
+
+def calibration_error(margins: torch.Tensor, bins: int = 10) -> float:
+    """Expected calibration error of the predicted win probability σ(margin) of held-out pairs [n], chosen minus rejected.
+
+    Pairs are binned by the confidence in the likelier answer, in [½, 1]; each bin's mean confidence is set against the
+    share of pairs in which that answer was the chosen one (Guo et al. 2017).
+    """
+    confidence = torch.sigmoid(margins.abs().double())
+    right = (margins > 0).double() + 0.5 * (margins == 0).double()
+    places = ((confidence - 0.5) * 2 * bins).long().clamp(max=bins - 1)
+    gaps = [(confidence[places == b] - right[places == b]).sum().abs() for b in range(bins)]
+    return float(sum(gaps)) / len(margins)
+
+
+def _language(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
+    total = torch.zeros(2, dtype=torch.float64)
+    for batch, weight in _shares(rows, microbatch):
+        inputs = trainer._prepare_inputs(trainer.data_collator(batch))
+        tokens = int((inputs["labels"][:, 1:] != -100).sum())
+        total += weight * torch.tensor([float(trainer.compute_loss(trainer.model_wrapped, inputs)) * tokens, tokens], dtype=torch.float64)
+    parts = _gathered(total)
+    loss = float(sum(part[0] for part in parts) / sum(part[1] for part in parts))
+    return {"held_out_loss": loss, "perplexity": math.exp(loss)}
+
+
+def _reward(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
+    margins = []
+    for batch, weight in _shares(rows, microbatch):
+        inputs = trainer._prepare_inputs(trainer.data_collator(batch))
+        scores = trainer.model_wrapped(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).logits[:, 0]
+        chosen, rejected = scores.float().chunk(2)
+        margins += (chosen - rejected).tolist() if weight else []
+    margins = torch.tensor([margin for part in _gathered(margins) for margin in part])
+    accuracy = float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
+    return {"accuracy": accuracy, "calibration_error": calibration_error(margins), "pairs": len(margins)}
+
+
+def _shares(rows: Dataset, microbatch: int) -> Iterator[tuple[list[dict], int]]:
+    """This rank's batches; with ZeRO 3 all must make as many forwards, so some do one more, of weight 0."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    starts = list(range(0, len(rows), microbatch))
+    for turn in range(math.ceil(len(starts) / world)):
+        place = turn * world + rank
+        start = starts[place if place < len(starts) else 0]
+        yield [rows[i] for i in range(start, min(start + microbatch, len(rows)))], int(place < len(starts))
+
+
+def _gathered(part) -> list:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [part]
+    parts = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, part)
+    return parts

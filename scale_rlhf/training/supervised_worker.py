@@ -1,0 +1,110 @@
+"""What one Ray Train worker does: TRL's trainer over DeepSpeed, on rows that the driver has tokenised and laid out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+from scale_rlhf.training.layout import FILLER
+from scale_rlhf.training.supervised import PROGRESS_FILE, Job
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_NO_MARGIN = -1e9  # logsigmoid(c - r + 1e9) is 0, and so is its gradient: a pair of it weighs nothing
+_SHOWN = ("loss", "learning_rate", "grad_norm", "accuracy", "margin", "mean_token_accuracy", "entropy")
+
+
+def work(loop_config: dict) -> dict[str, float] | None:
+    """Train as job says, save the model, and measure it on the held-out rows. Rank 0 returns the measures."""
+    job: Job = loop_config["job"]
+    _prepare_process(job)
+    from datasets import load_from_disk
+    from transformers import AutoTokenizer
+
+    from scale_rlhf.training.held_out import measure
+
+    tokenizer = AutoTokenizer.from_pretrained(job.work / "tokenizer", trust_remote_code=job.model.trust_remote_code)
+    rows = _in_order(load_from_disk(job.work / "rows"), job, tokenizer.eos_token_id)
+    trainer = _trainer(job, tokenizer, rows)
+    trainer.train()
+    trainer.save_model(str(job.out))
+    measures = measure(trainer, job.kind, load_from_disk(job.work / "held_out"), job.section.microbatch)
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(job.out)
+        (job.out / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone
+        parameters = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters())
+        return {**measures, "parameters": parameters}
+    return None
+
+
+def _prepare_process(job: Job) -> None:
+    import torch
+
+    from scale_rlhf.training.process_group import _leave_out_shared_memory_op
+
+    warnings.filterwarnings("ignore")
+    for name in ("DeepSpeed", "accelerate", "transformers", "trl", "torch.distributed", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not job.section.gpus:
+        torch.set_num_threads(job.section.threads)
+    os.environ["LOCAL_RANK"] = "0" if job.section.gpus else os.environ["LOCAL_RANK"]  # Ray shows each worker its own GPUs alone
+    _leave_out_shared_memory_op()
+
+
+def _in_order(rows: Dataset, job: Job, end: int) -> Dataset:
+    """One row for each slot of the layout; FILLER slots get a row that weighs nothing."""
+    from datasets import Dataset, concatenate_datasets
+
+    order = job.layout.order
+    if (order == FILLER).any():
+        empty = {"input_ids": [[end]], "labels": [[-100]]}
+        if job.packed:
+            empty |= {"seq_lengths": [[1]]}
+        if job.kind == "reward":
+            empty = {"chosen_ids": [[end]], "rejected_ids": [[end]], "margin": [_NO_MARGIN]}
+        order = order.copy()
+        order[order == FILLER] = len(rows)
+        rows = concatenate_datasets([rows, Dataset.from_dict(empty, features=rows.features)])
+    return rows.select(order)
+
+
+def _trainer(job: Job, tokenizer, rows: Dataset):
+    from scale_rlhf.training.trl_trainers import RewardStageTrainer, SupervisedStageTrainer, arguments
+
+    trainer_args = arguments(job)  # first: under ZeRO 3 it makes models load in parts
+    kind = RewardStageTrainer if job.kind == "reward" else SupervisedStageTrainer
+    trainer = kind(job, model=_model(job, tokenizer), args=trainer_args, train_dataset=rows, processing_class=tokenizer,
+                   callbacks=[_progress(job)])
+    return trainer
+
+
+def _model(job: Job, tokenizer):
+    from scale_rlhf.models.loading import load_causal, load_scalar
+    from scale_rlhf.models.scratch import scratch_model
+    from scale_rlhf.training.deepspeed_config import weights_dtype
+
+    if job.start is None:
+        return scratch_model(job.model.scratch, tokenizer, job.seed)
+    options = {"dtype": weights_dtype(job.section), "attention": job.model.attention, "trust_remote_code": job.model.trust_remote_code}
+    if job.kind == "reward":
+        return load_scalar(job.start, seed=job.seed, **options).classifier
+    return load_causal(job.start, **options)
+
+
+def _progress(job: Job):
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):
+        """Rank 0 writes a line after each step; the driver reads them as they come."""
+
+        def on_log(self, args, state, control, logs=None, **_):
+            if state.is_world_process_zero and logs and "loss" in logs:
+                line = {"step": state.global_step} | {key: logs[key] for key in _SHOWN if key in logs}
+                with open(job.work / PROGRESS_FILE, "a") as file:
+                    file.write(json.dumps(line) + "\n")
+
+    return Progress()

@@ -1,0 +1,92 @@
+"""TRL's SFT and reward trainers with this project's optimizer, schedule and weighting of a step."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoConfig, PrinterCallback
+from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+from scale_rlhf.training.deepspeed_config import deepspeed_config, learning_rate_factor, optimizer
+from scale_rlhf.training.supervised import Job
+
+
+def arguments(job: Job) -> SFTConfig | RewardConfig:
+    """TRL's arguments. The order of the rows, the optimizer and the schedule are ours, so theirs are left out."""
+    section, layout = job.section, job.layout
+    common = dict(
+        output_dir=str(job.work), seed=job.seed, per_device_train_batch_size=layout.per_device, max_steps=layout.steps,
+        gradient_accumulation_steps=layout.accumulation, max_grad_norm=section.max_gradient_norm,
+        gradient_checkpointing=section.gradient_checkpointing, bf16=section.dtype == "bfloat16" and not section.autocast,
+        use_cpu=not section.gpus, deepspeed=_deepspeed(job), train_sampling_strategy="sequential", max_length=None,
+        logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True, log_level="error", dataloader_pin_memory=bool(section.gpus),
+    )
+    if job.kind == "reward":
+        return RewardConfig(**common)
+    return SFTConfig(**common, packing=job.packed, dataset_kwargs={"skip_prepare_dataset": True})
+
+
+def _deepspeed(job: Job) -> dict:
+    hidden = job.model.scratch.hidden_size
+    if job.start is not None:
+        hidden = AutoConfig.from_pretrained(job.start, trust_remote_code=job.model.trust_remote_code).get_text_config().hidden_size
+    config = deepspeed_config(job.section, hidden)
+    config |= {"train_micro_batch_size_per_gpu": job.layout.per_device, "gradient_accumulation_steps": job.layout.accumulation}
+    if job.section.zero_stage == 3:
+        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+    return config
+
+
+class _Stage:
+    """What both trainers take from the job instead of from TRL's arguments."""
+
+    def __init__(self, job: Job, **keywords):
+        self._job = job
+        super().__init__(**keywords)
+        self.remove_callback(PrinterCallback)  # the driver shows progress
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = optimizer(self._job.section, (model or self.model).parameters())
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None) -> torch.optim.lr_scheduler.LambdaLR:
+        if self.lr_scheduler is None:
+            factor = learning_rate_factor(self._job.section, num_training_steps)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+
+class SupervisedStageTrainer(_Stage, SFTTrainer):
+    """Loss: cross-entropy summed over the labelled tokens of a step, over their number in the whole step."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        metrics = self._metrics["train"]
+        filled = [entropy > 0 for entropy in metrics.get("entropy", [])]  # TRL gives 0 to a forward of fillers alone
+        for key in ("entropy", "mean_token_accuracy"):
+            kept = [value for value, labelled in zip(metrics.get(key, []), filled) if labelled]
+            if kept:
+                metrics[key] = kept
+        super().log(logs, start_time)
+
+
+class RewardStageTrainer(_Stage, RewardTrainer):
+    """Loss: −log σ(chosen − rejected − margin), summed over the pairs of a step, over their number in the whole step."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not self.model.training:
+            return result
+        # TRL's mean is over slots; rows that fill a step up count as slots and not as pairs.
+        scale = self._slots_a_pair()
+        return (result[0] * scale, result[1]) if return_outputs else result * scale
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        scale = self._slots_a_pair(self.state.global_step - 1)
+        metrics = self._metrics["train"]
+        for key in {"accuracy", "margin"} & metrics.keys():
+            metrics[key] = [value * scale for value in metrics[key]]
+        super().log(logs, start_time)
+
+    def _slots_a_pair(self, step: int | None = None) -> float:
+        step = self.state.global_step if step is None else step
+        return self._job.layout.slots / self._job.layout.samples(min(step, self._job.layout.steps - 1))

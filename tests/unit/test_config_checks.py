@@ -1,0 +1,190 @@
+"""What is checked of a whole configuration before anything starts, each message with the key and what to do."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scale_rlhf.config import checks, model_checks, model_files, resources
+from scale_rlhf.config.checks import check, stages_of
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.errors import ConfigError
+
+ROOMY = {"cpus": 8}
+
+
+def mistakes(stages=None, earlier=(), **sections) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check(RunConfig(**{"data": {"practice": {}}, "cluster": ROOMY, **sections}), stages, earlier=earlier)
+    return str(caught.value)
+
+
+def passes(stages=None, earlier=(), **sections) -> list[str]:
+    return check(RunConfig(**{"data": {"practice": {}}, "cluster": ROOMY, **sections}), stages, earlier=earlier)
+
+
+def make_model(folder: Path, *, template=True, end="<|end|>", vocabulary=("a", "b"), **config) -> str:
+    """The small files of a model folder, without weights."""
+    folder.mkdir()
+    shape = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "num_hidden_layers": 2,
+             "max_position_embeddings": 256, "vocab_size": len(vocabulary)}
+    (folder / "config.json").write_text(json.dumps(shape | config))
+    tokenizer = ({"chat_template": "{{ messages }}"} if template else {}) | ({"eos_token": end} if end else {})
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    words = {"model": {"vocab": {word: number for number, word in enumerate(vocabulary)}}, "added_tokens": []}
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    return str(folder)
+
+
+def test_the_defaults_pass():
+    assert passes() == []
+
+
+@pytest.mark.parametrize(("sections", "expected"), [
+    ({"reward": {"model": "m/o/d", "url": "http://x"}}, "reward: expected exactly one of model, function and url; found reward.model and reward.url"),
+    ({"reward": {"url": "ftp://x"}, "value": {"initial": "policy"}}, "reward.url: expected an address that begins with http:// or https://"),
+    ({"reward": {"url": "http://x/"}}, "value.initial: the value model cannot start from the reward model"),
+    ({"reward": {"function": "nothing"}}, "reward.function: expected an import path package.module:name; found nothing"),
+    ({"reward": {"function": "no_such_module:f"}}, "reward.function: there is no Python module no_such_module"),
+    ({"rollout": {"top_p": 0.9}}, "rollout.top_p: must be 1 in RL; found 0.9"),
+    ({"rollout": {"top_k": 5}}, "rollout.top_k: must be 0 (off) in RL; found 5"),
+    ({"rollout": {"tensor_parallel": 3}}, "rollout.tensor_parallel: must divide the model's 4 attention heads; found 3"),
+    ({"model": {"scratch": {"head_dim": 48}}}, "model.scratch.head_dim: head size 48, and vLLM's CPU backend has 32, 64, 80"),
+    ({"model": {"scratch": {"heads": 4, "key_value_heads": 3}}}, "model.scratch.key_value_heads: must divide model.scratch.heads (4); found 3"),
+    ({"model": {"chat_template": "nothing.jinja"}}, "model.chat_template: expected a file with a Jinja template, found nothing at nothing.jinja"),
+    ({"model": {"path": "nowhere/at/all"}}, "model.path: model folder nowhere/at/all does not exist"),
+    ({"model": {"attention": "flash_attention_2"}}, "model.attention: flash_attention_2 needs a GPU, and policy.gpus is 0"),
+    ({"data": {"practice": {}, "max_prompt_tokens": 250}}, "data.max_prompt_tokens + rollout.max_response_tokens: 250 + 64 = 314 tokens, more than model.scratch.context (256)"),
+    ({"sft": {"max_tokens": 257}}, "sft.max_tokens: 257, more than model.scratch.context (256)"),
+    ({"sft": {"packing": True}}, "sft.packing: needs model.attention: flash_attention_2"),
+    ({"policy": {"autocast": True}}, "policy.autocast: needs policy.dtype: bfloat16; found float32"),
+    ({"value": {"zero_stage": 0, "offload_optimizer": True}}, "value.offload_optimizer: needs value.zero_stage 1, 2 or 3; found 0"),
+    ({"sft": {"offload_parameters": True}}, "sft.offload_parameters: needs sft.zero_stage 3; found 2"),
+    ({"policy": {"betas": [0.9, 1.0]}}, "policy.betas: expected two numbers of at least 0 and less than 1"),
+    ({"overlap": {"max_staleness": 1}}, "overlap.max_staleness: only 0, the synchronous schedule, is there yet; found 1"),
+    ({"ppo": {"kl_target": 6.0, "kl_coefficient": 0}}, "ppo.kl_coefficient: 0 stays 0 under an adaptive coefficient"),
+    ({"rollout": {"kv_cache_gb": 1e-5}}, "rollout.kv_cache_gb: one sequence of"),
+    ({"cluster": {"cpus": 8, "object_store_gb": 0.01}}, "cluster.object_store_gb: expected at least 0.08; found 0.01"),
+    ({"run": {"stages": ["ppo", "sft"]}}, "run.stages: expected stages once each in the order base, sft, reward, ppo, evaluate; found ppo, sft"),
+    ({"run": {"stages": ["sft"]}}, "sft.model: there is no model to start from: model.path is null and stage base is not among the stages"),
+    ({"data": {}}, "data.instructions: stage sft needs it; give a file or hub name (or data.preferences"),
+    ({"data": {"preferences": "no/such/file.jsonl"}}, "data.preferences: file no/such/file.jsonl does not exist"),
+    ({"data": {"preferences": "a/b", "hold_out": 0}}, "data.hold_out: 0 leaves nothing to evaluate on"),
+])
+def test_a_contradiction_is_told_with_its_key(sections, expected):
+    assert expected in mistakes(**sections)
+
+
+def test_what_only_one_stage_cannot_take_is_no_mistake_without_it():
+    assert passes(["base", "sft"], rollout={"top_p": 0.9}, model={"scratch": {"head_dim": 48}}) == []
+
+
+def test_any_batch_size_goes_with_any_number_of_workers():
+    assert passes(policy={"workers": 3, "cpus": 0.5}, sft={"workers": 3, "batch_size": 7, "microbatch": 5},
+                  ppo={"prompts_per_step": 7, "minibatches": 4}) == []
+
+
+def test_ppo_alone_needs_a_reward_and_a_policy_unless_earlier_stages_made_them():
+    said = mistakes(["ppo"])
+    assert "reward: there is no reward" in said and "policy.model: there is no model to start from" in said
+    assert passes(["ppo"], earlier=["base", "sft", "reward"]) == []
+
+
+def test_base_is_left_out_where_a_base_model_is_named():
+    assert stages_of(RunConfig(model={"path": "a/b"})) == ["sft", "reward", "ppo", "evaluate"]
+
+
+def test_more_cpus_than_there_are_names_every_role_and_what_there_is():
+    said = mistakes(cluster={"cpus": 2})
+    assert "stage ppo asks for 5 CPUs and 0 GPUs, and this machine's cluster has 2 and 0" in said
+    assert "policy 1 × (1 CPUs, 0 GPUs)" in said and "set cluster.cpus=5" in said
+    assert passes(cluster={"cpus": 2}, **{role: {"cpus": 0.4} for role in ("rollout", "reward", "reference", "policy", "value")}) == []
+
+
+def test_more_gpus_than_there_are(monkeypatch):
+    monkeypatch.setattr(resources, "machine_gpus", lambda: 1)
+    said = mistakes(policy={"gpus": 1}, value={"gpus": 0.5})
+    assert "stage ppo asks for 5 CPUs and 1.5 GPUs, and this machine's cluster has 8 and 1" in said
+    assert passes(policy={"gpus": 0.5}, value={"gpus": 0.5}) == []
+
+
+def test_a_login_node_is_told_that_the_run_does_not_fit_here():
+    notes = check(RunConfig(data={"practice": {}}, cluster={"cpus": 1}), starts=False)
+    assert len(notes) == 1 and notes[0].startswith("cannot run here: stage ppo asks for 5 CPUs")
+
+
+def test_asks_count_every_process_of_a_role():
+    config = RunConfig(rollout={"engines": 2, "tensor_parallel": 2}, reference={"replicas": 2, "workers": 3}, reward={"url": "http://x"})
+    assert {ask.role: ask.processes for ask in resources.asks(config, "ppo")} == {"rollout": 4, "reward": 0, "reference": 6, "policy": 1, "value": 1}
+
+
+def test_a_model_without_a_chat_template_or_an_end_token(tmp_path):
+    model = make_model(tmp_path / "m", template=False, end=None)
+    said = mistakes(model={"path": model})
+    assert f"model.path: the tokenizer of {model} has no chat template" in said and "give a file with one as model.chat_template" in said
+    assert f"model.path: the tokenizer of {model} has no end token" in said
+    template = tmp_path / "t.jinja"
+    template.write_text("{{ messages }}")
+    assert "no chat template" not in mistakes(model={"path": model, "chat_template": str(template)})
+
+
+def test_an_end_token_may_be_an_object_or_stand_in_special_tokens_map(tmp_path):
+    model = make_model(tmp_path / "m", end=None)
+    (tmp_path / "m" / "special_tokens_map.json").write_text('{"eos_token": {"content": "</s>"}}')
+    assert passes(model={"path": model}) == []
+
+
+def test_head_size_heads_and_context_of_a_local_model(tmp_path):
+    model = make_model(tmp_path / "m", head_dim=40, max_position_embeddings=100)
+    said = mistakes(model={"path": model}, rollout={"tensor_parallel": 8})
+    assert f"model.path: {model}: head size 40, and vLLM's CPU backend has" in said
+    assert "rollout.tensor_parallel: must divide the model's 4 attention heads; found 8" in said
+    assert f"128 + 64 = 192 tokens, more than the context of {model} (100)" in said
+
+
+@pytest.mark.parametrize("size", model_checks.CPU_HEAD_SIZES)
+def test_each_head_size_that_the_cpu_backend_has_passes(size):
+    assert passes(model={"scratch": {"head_dim": size}}) == []
+
+
+def test_policy_and_reference_of_different_vocabularies(tmp_path):
+    policy, reference = make_model(tmp_path / "p"), make_model(tmp_path / "r", vocabulary=("a", "c"))
+    said = mistakes(model={"path": policy}, reference={"model": reference})
+    assert f"reference.model: {reference} and {policy} (model.path) have different vocabularies: 2 and 2 tokens; 'b' is absent and 1" in said
+    assert passes(model={"path": policy}, reference={"model": make_model(tmp_path / "same")}) == []
+
+
+def test_a_model_that_brings_code_needs_a_word(tmp_path):
+    model = make_model(tmp_path / "m", auto_map={"AutoModel": "x.Y"})
+    assert "brings Python code of its own; set model.trust_remote_code=true" in mistakes(model={"path": model})
+    assert passes(model={"path": model, "trust_remote_code": True}) == []
+
+
+def test_a_model_folder_with_a_broken_or_no_config(tmp_path):
+    model = make_model(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text("{")
+    assert f"model.path: {model}/config.json: malformed JSON" in mistakes(model={"path": model})
+    (tmp_path / "m" / "config.json").unlink()
+    assert f"model.path: {model} has no config.json" in mistakes(model={"path": model})
+
+
+def test_a_misspelt_model_folder_names_the_nearest(tmp_path):
+    make_model(tmp_path / "assistant")
+    assert f"did you mean {tmp_path}/assistant?" in mistakes(model={"path": f"{tmp_path}/asistant"})
+
+
+def test_a_hub_model_is_not_judged_where_the_hub_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr(model_files, "hub_reachable", lambda: False)
+    notes = passes(model={"path": "nobody-here/no-such-model"})
+    assert len(notes) == 1 and notes[0].startswith("not made: the hub cannot be reached: head size") and "nobody-here/no-such-model" in notes[0]
+
+
+def test_checks_are_told_together():
+    assert len(mistakes(rollout={"top_p": 0.5, "top_k": 2}, policy={"autocast": True}).splitlines()) == 3
+
+
+def test_a_function_beside_the_configuration_is_found(tmp_path, monkeypatch):
+    (tmp_path / "my_reward_module.py").write_text("def f(samples): return [0.0] * len(samples)\n")
+    monkeypatch.chdir(tmp_path)
+    assert passes(reward={"function": "my_reward_module:f"}, value={"initial": "policy"}) == []
+    assert checks._top_module("json")
