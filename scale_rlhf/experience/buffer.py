@@ -1,7 +1,7 @@
 """The experience buffer: scored samples wait here, oldest first, until a batch is whole.
 
 The batch that makes version v + 1 contains every sample admitted at a version ≤ v − max_staleness: for a straggler
-among them the learner waits. The rest of the batch are the oldest finished samples. No sample is thrown away.
+among them the learner waits. Samples leave in the order of their admission versions. No sample is thrown away.
 """
 
 from dataclasses import dataclass, field
@@ -26,22 +26,37 @@ class Buffer:
 
     batch: int
     max_staleness: int
-    waiting: dict[int, int] = field(default_factory=dict)  # index -> version it was admitted at, not yet scored
+    version_of: dict[int, int] = field(default_factory=dict)  # index -> version it was admitted at, until it is taken
     ready: dict[int, Scored] = field(default_factory=dict)
 
     def admitted(self, index: int, version: int) -> None:
-        self.waiting[index] = version
+        self.version_of[index] = version
 
     def add(self, scored: Scored) -> None:
-        del self.waiting[scored.sample.index]
         self.ready[scored.sample.index] = scored
 
     def late(self, version: int) -> list[int]:
         """Indices of samples that may get no older, and have not arrived."""
-        return sorted(index for index, admitted in self.waiting.items() if admitted <= version - self.max_staleness)
+        oldest = version - self.max_staleness
+        return sorted(index for index, admitted in self.version_of.items() if admitted <= oldest and index not in self.ready)
 
-    def take(self, version: int) -> list[Scored] | None:
-        """The batch that makes version + 1, in order of index; None while it is not whole."""
-        if len(self.ready) < self.batch or self.late(version):
-            return None
-        return [self.ready.pop(index) for index in sorted(self.ready)[: self.batch]]
+    def whole(self, version: int) -> bool:
+        """Whether the batch that makes version + 1 can be taken."""
+        return len(self._chosen(version)) == self.batch and not self.late(version)
+
+    def take(self, version: int) -> list[Scored]:
+        """That batch, in order of index. Call it when `whole`."""
+        chosen = self._chosen(version)
+        for index in chosen:
+            del self.version_of[index]
+        return [self.ready.pop(index) for index in chosen]
+
+    def _chosen(self, version: int) -> list[int]:
+        """The oldest finished samples among those whose turn has come.
+
+        A sample that was admitted later than max(0, version − max_staleness) has to leave its place to older ones that
+        still decode, or these could come due at once, more of them than a batch holds.
+        """
+        due = sum(admitted <= max(0, version - self.max_staleness) for admitted in self.version_of.values())
+        turn = sorted(self.version_of)[: max(due, self.batch)]
+        return [index for index in turn if index in self.ready][: self.batch]

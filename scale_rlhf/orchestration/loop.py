@@ -113,7 +113,7 @@ class Loop:
             metrics = {}
 
     async def _batch(self, version: int) -> list[Scored]:
-        await self._until(lambda: len(self.buffer.ready) >= self.batch and not self.buffer.late(version))
+        await self._until(lambda: self.buffer.whole(version))
         return self.buffer.take(version)
 
     async def _update(self, version: int, batch: list[Scored]) -> dict[str, float]:

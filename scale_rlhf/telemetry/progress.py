@@ -55,11 +55,13 @@ class PlainLines:
     def __init__(self, description: str, total: int, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         self.description, self.total, self._write, self._clock = description, total, write, clock
         self._done, self._text, self._told = 0.0, "", None
+        self._first: tuple[float, float] | None = None  # when, and how much: what came before was start-up, and says nothing of the rate
         self._began = self._last = clock()
         self._tell()
 
     def advance(self, n: float = 1, text: str = "") -> None:
         self._done, self._text = self._done + n, text
+        self._first = self._first or (self._clock(), self._done)
         if self._clock() - self._last >= SECONDS_BETWEEN_LINES:
             self._tell()
 
@@ -74,8 +76,9 @@ class PlainLines:
         gone = self._last - self._began
         if self._done:
             parts.append(f"{_clock_time(gone)} gone")
-        if 0 < self._done < self.total:
-            parts.append(f"about {_clock_time(gone / self._done * (self.total - self._done))} left")
+        if self._first and self._first[1] < self._done < self.total:
+            rate = (self._done - self._first[1]) / max(self._last - self._first[0], 1e-9)
+            parts.append(f"about {_clock_time((self.total - self._done) / rate)} left")
         self._write(", ".join(parts + ([self._text] if self._text else [])))
 
 

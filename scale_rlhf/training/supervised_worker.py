@@ -31,11 +31,9 @@ def work(loop_config: dict) -> dict[str, float] | None:
     rows = _in_order(load_from_disk(job.work / "rows"), job, tokenizer.eos_token_id)
     trainer = _trainer(job, tokenizer, rows)
     trainer.train()
-    trainer.save_model(str(job.out))
+    _save(trainer, job, tokenizer)
     measures = measure(trainer, job.kind, load_from_disk(job.work / "held_out"), job.section.microbatch)
     if trainer.is_world_process_zero():
-        tokenizer.save_pretrained(job.out)
-        (job.out / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone
         parameters = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters())
         return {**measures, "parameters": parameters}
     return None
@@ -93,6 +91,16 @@ def _model(job: Job, tokenizer):
     if job.kind == "reward":
         return load_scalar(job.start, seed=job.seed, **options).classifier
     return load_causal(job.start, **options)
+
+
+def _save(trainer, job: Job, tokenizer) -> None:
+    """Rank 0 writes the Hugging Face folder. Not by Trainer.save_model: it copies weights, so tied ones are written twice."""
+    from scale_rlhf.models.loading import save
+
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if job.section.zero_stage == 3 else None  # all ranks gather
+    if trainer.is_world_process_zero():
+        save(trainer.model, job.out, state=state)
+        tokenizer.save_pretrained(job.out)
 
 
 def _progress(job: Job):

@@ -19,9 +19,9 @@ def three_token_config() -> RunConfig:
         "rollout": shared | {"max_response_tokens": task.LENGTH, "ignore_end": True, "max_concurrent": 256, "kv_cache_gb": 0.05},
         "reward": shared | {"function": "tests.integration.three_tokens:reward"},
         "reference": shared,
-        "policy": shared | {"learning_rate": 3e-3, "schedule": "linear", "zero_stage": 1},
+        "policy": shared | {"learning_rate": 6e-3, "schedule": "linear", "zero_stage": 1},
         "value": shared | {"learning_rate": 1e-2, "schedule": "linear", "zero_stage": 1, "initial": "policy"},
-        "ppo": {"steps": 80, "prompts_per_step": 256, "epochs": 2, "minibatches": 2, "tokens_per_microbatch": 640, "kl_coefficient": task.BETA,
+        "ppo": {"steps": 80, "prompts_per_step": 256, "epochs": 2, "minibatches": 4, "tokens_per_microbatch": 640, "kl_coefficient": task.BETA,
                 "missing_end_penalty": None, "value_clip": None, "lam": 1.0, "whiten_advantages": False},
         "overlap": {"score_group": 128},
     })

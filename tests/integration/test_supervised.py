@@ -81,6 +81,7 @@ def test_models_stand_whole_with_their_tokenizers_and_nothing_else_is_left(made)
         names = {path.name for path in folder.model(stage).iterdir()}
         assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
         assert not any(name.endswith((".bin", ".pt")) for name in names)
+        assert "lm_head.weight" not in load_file(folder.model(stage) / "model.safetensors")  # tied: written once
         assert [path.name for path in folder.stage(stage).iterdir()] == ["progress.jsonl"]
     assert sorted(path.name for path in (folder.path / "models").iterdir()) == ["base", "reward", "sft"]
 
@@ -140,11 +141,14 @@ def variants(made, cluster, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("variants")
     jobs = {name: job(folder / name, made, data, PLAIN | values) for name, values in VARIANTS.items()}
     jobs["reward"] = job(folder / "reward", made, data, PLAIN, kind="reward")
+    whole = PLAIN | {"epochs": 2, "max_tokens": 128, "batch_size": 24}  # all rows in a step, so that packed and not are the same step
+    jobs["unpacked"] = job(folder / "unpacked", made, data, whole)
+    jobs["packed"] = job(folder / "packed", made, data, whole, packed=True)
     measures = in_one_process(cluster, list(jobs.values()))
     return {name: (jobs[name], measure) for name, measure in zip(jobs, measures)}
 
 
-def job(folder, made, data, settings, kind="language"):
+def job(folder, made, data, settings, kind="language", packed=False):
     """A job on all rows of the data, measured on the first five, from the base model of `made`."""
     from scale_rlhf.data import read
     from scale_rlhf.data.chat import load_tokenizer
@@ -156,10 +160,14 @@ def job(folder, made, data, settings, kind="language"):
         rows = reward_model.pairs(read.preferences(DataSource(path=data["preferences"])), tokenizer, section.max_tokens, margin=False)
     else:
         rows = sft.labelled(read.instructions(DataSource(path=data["instructions"]))["messages"], tokenizer, section.max_tokens)
+    first = rows.select(range(5))
+    if packed:
+        rows = sft.packed(rows, section.max_tokens)
+        section.batch_size = len(rows)
     layout = lay_out([len(row.get("input_ids") or row["chosen_ids"]) for row in rows], section, 0)
     folder.mkdir()
-    work = Job(kind, section, ModelSection(), start, 0, layout, folder, folder / "out", False)
-    write_inputs(work, tokenizer, rows, rows.select(range(5)))
+    work = Job(kind, section, ModelSection(), start, 0, layout, folder, folder / "out", packed)
+    write_inputs(work, tokenizer, rows, first)
     return work
 
 
@@ -222,6 +230,12 @@ def test_what_must_not_matter_does_not(variants, name):
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ALIKE + ("plain",)])
 def test_each_setting_has_an_effect(variants, name):
     assert max_gap(variants[name][0].out, variants["plain"][0].out) > 1e-5
+
+
+def test_packed_samples_do_not_see_each_other(variants):
+    (packed, said), (plain, expected) = variants["packed"], variants["unpacked"]
+    assert len(packed.layout.order) < len(plain.layout.order) and len(steps(packed)) == 2
+    assert steps(packed) == pytest.approx(steps(plain), rel=1e-5) and said == pytest.approx(expected, rel=1e-5)
 
 
 def test_learning_rates(variants):

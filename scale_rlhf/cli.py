@@ -1,0 +1,125 @@
+"""The commands, and nothing else. What a command needs is imported when it runs: `config` answers without torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import typer.core
+
+from scale_rlhf.errors import UserError
+
+MENDABLE = 2  # exit status where the message says what to mend
+STOPPED = 130  # exit status of a run that Ctrl-C ended
+
+
+class Commands(typer.core.TyperGroup):
+    """Ends with a message, not a traceback, where the user can mend what is wrong."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo(f"scale-rlhf: {error}", err=True)
+            raise typer.Exit(MENDABLE) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(STOPPED) from None
+
+
+app = typer.Typer(
+    cls=Commands, help="Reinforcement learning from human feedback, from two cores to a cluster.", add_completion=False, no_args_is_help=True,
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Laid over the file.", show_default=False)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from scale_rlhf import __version__
+
+        typer.echo(f"scale-rlhf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+@app.command()
+def run(config: Config, overrides: Overrides = None) -> None:
+    """Run all stages of a configuration in a new run folder."""
+    from scale_rlhf.config.load import load_config
+
+    loaded = load_config(config, overrides or ())
+    from scale_rlhf.stages import runner
+
+    runner.run(loaded)
+
+
+@app.command()
+def sft(config: Config, overrides: Overrides = None) -> None:
+    """Instruction tuning alone."""
+    _single("sft", config, overrides)
+
+
+@app.command()
+def reward(config: Config, overrides: Overrides = None) -> None:
+    """The reward model alone."""
+    _single("reward", config, overrides)
+
+
+@app.command()
+def ppo(config: Config, overrides: Overrides = None) -> None:
+    """Reinforcement learning alone."""
+    _single("ppo", config, overrides)
+
+
+@app.command()
+def evaluate(config: Config, overrides: Overrides = None) -> None:
+    """Evaluation alone."""
+    _single("evaluate", config, overrides)
+
+
+@app.command()
+def resume(run_dir: Annotated[Path, typer.Argument(help="Folder of the run, such as runs/quickstart.")], overrides: Overrides = None) -> None:
+    """Go on with a run at its first stage that is not done."""
+    from scale_rlhf.stages import runner
+
+    runner.resume(run_dir, overrides or ())
+
+
+@app.command("config")
+def show_config(config: Config, overrides: Overrides = None) -> None:
+    """Validate a configuration and print it resolved; starts nothing."""
+    from scale_rlhf.config.checks import check
+    from scale_rlhf.config.load import dump, load_config
+
+    loaded = load_config(config, overrides or ())
+    notes = check(loaded, starts=False)
+    typer.echo(dump(loaded), nl=False)
+    for note in notes:
+        typer.echo(f"# {note}", err=True)
+
+
+def _single(stage: str, config: Path, overrides: list[str] | None) -> None:
+    """One stage, in a run folder named after the run and the stage unless the name is given on the command line."""
+    from scale_rlhf.config.load import load_config
+
+    loaded = load_config(config, overrides or ())
+    if not any(override.startswith("run.name=") for override in overrides or ()):
+        loaded.run.name = f"{loaded.run.name}-{stage}"
+    loaded.run.stages = [stage]
+    from scale_rlhf.stages import runner
+
+    runner.run(loaded)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: exits with 0; 2 where the user can mend what is wrong, with a message alone; 130 after Ctrl-C."""
+    app(args=arguments, prog_name="scale-rlhf")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Evaluation: what did each stage change, what did that cost, and is the policy exploiting the reward model?
+
+    held-out prompts ─► answers of base, SFT, PPO ─► judge (true score), reward model, KL, perplexity
+                                                          │
+         evaluation/table.json, answers.jsonl, report.html ◄┘   metrics/evaluate.jsonl: true score of PPO's own samples, by step
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.stages.evaluation_answers import Contestants, answer, contestants, questions
+from scale_rlhf.stages.evaluation_judging import Judge, find_judge, true_score_curve
+from scale_rlhf.telemetry.metrics import MetricsLog, read_jsonl
+from scale_rlhf.telemetry.progress import stage_progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from scale_rlhf.orchestration.run_folder import RunFolder
+
+TEXT_TOKENS = 65_536  # of base text, at most, for the perplexity
+
+
+def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
+    """Evaluate the run's models; write evaluation/table.json, evaluation/answers.jsonl, metrics/evaluate.jsonl and report.html.
+
+    Returns the true scores (or rewards, where nobody knows the truth), the share of the gap closed, win rate, KL and
+    perplexity before and after. Raises ConfigError where there is no model, DataError where there are no held-out prompts.
+    """
+    from scale_rlhf.data.chat import load_tokenizer
+    from scale_rlhf.telemetry.report import write_report
+
+    who = contestants(config, folder)
+    tokenizer = load_tokenizer(who.paths[who.anchor], config.model)
+    judge = find_judge(config)
+    table, rows = _evaluate(config, folder, who, tokenizer, judge)
+    work = folder.stage("evaluation")
+    _write(work / "table.json", [json.dumps(table, indent=2, ensure_ascii=False)])
+    _write(work / "answers.jsonl", [json.dumps(row, ensure_ascii=False) for row in rows])
+    if judge:
+        judge_training(folder, judge)
+    report = write_report(folder.path)
+    _show(config, table, rows, report)
+    return _summary(table)
+
+
+def judge_training(folder: RunFolder, judge: Judge) -> None:
+    """The true score of the samples that PPO trained on, step by step, beside the reward model's: metrics/evaluate.jsonl."""
+    samples = read_jsonl(folder.path / "ppo" / "samples.jsonl")
+    if not samples:
+        return
+    Path(folder.metrics("evaluate")).unlink(missing_ok=True)  # an earlier evaluation of this run
+    with stage_progress("evaluate: true score by step", len(samples)) as progress, MetricsLog(folder, "evaluate") as log:
+        for step, values in true_score_curve(samples, judge, progress.advance):
+            log.log(step, values)
+
+
+def _evaluate(
+    config: RunConfig, folder: RunFolder, who: Contestants, tokenizer: PreTrainedTokenizerBase, judge: Judge | None,
+) -> tuple[dict, list[dict]]:
+    from scale_rlhf.stages.evaluation_scoring import measure
+    from scale_rlhf.stages.evaluation_table import answer_rows, make_table
+
+    asked = questions(config, folder, tokenizer)
+    best = [judge.best(question.text) if judge else None for question in asked]  # first: a judge that cannot judge fails at once
+    answers, for_kl = answer(config, who, asked, tokenizer)
+    texts = {name: [tokenizer.decode(sample.response_ids.tolist(), skip_special_tokens=True) for sample in samples]
+             for name, samples in answers.items()}
+    verdicts = None
+    if judge:
+        verdicts = {name: [judge(question.text, text) for question, text in zip(asked, said)] for name, said in texts.items()}
+    scores = measure(config, who, answers, for_kl, held_out_text(config, folder, tokenizer), _reward_model(config, folder))
+    table = make_table(config, who, answers, verdicts, scores, best, judge.path if judge else None)
+    return table, answer_rows(asked, texts, answers, verdicts, scores, best)
+
+
+def held_out_text(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Rows of token ids of base text that no stage trained on, laid out as the base stage does; none where there is no text."""
+    from scale_rlhf.data.sources import sources
+    from scale_rlhf.stages.base import _texts, pack_text
+
+    if sources(config, folder).base_text is None:
+        return []
+    lines = _texts(config, folder)[1]
+    if not lines:
+        return []
+    width = config.base.max_tokens
+    return pack_text(lines, tokenizer, width)["input_ids"][: max(1, TEXT_TOKENS // width)]
+
+
+def _reward_model(config: RunConfig, folder: RunFolder) -> str | None:
+    """The learned reward of this run, if there is one; a function or a service is in the configuration."""
+    if config.reward.function or config.reward.url:
+        return None
+    made = folder.model("reward")
+    return config.reward.model or (str(made) if (made / "config.json").is_file() else None)
+
+
+def _show(config: RunConfig, table: dict, rows: list[dict], report: Path) -> None:
+    from scale_rlhf.stages.evaluation_table import print_answers, print_table
+
+    console = Console()
+    print_answers(rows, config.evaluation.samples_shown, console)
+    print_table(table, console)
+    console.print(f"Report: {report}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _summary(table: dict) -> dict[str, float | str]:
+    """The numbers that say most, for run.json and the stage's line; what was not measured is left out."""
+    quality = "score" if table["judge"] else "reward"
+    numbers = {f"{name}_{key}": values.get(key) for name, values in table["models"].items() for key in (quality, "right_form", "perplexity")}
+    numbers |= {f"ppo_{key}": table["models"].get("ppo", {}).get(key) for key in ("win_rate", "kl")}
+    numbers |= {"best_attainable": table["best_attainable"], "gap_closed": table["gap_closed"]}
+    return {key: number for key, number in numbers.items() if number is not None}
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

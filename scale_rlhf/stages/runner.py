@@ -1,0 +1,168 @@
+"""A run: checks, its folder, the practice world, Ray, and its stages one after another, each noted in run.json.
+
+Everything that can be found wrong beforehand is found before a folder or a process is made. Ctrl-C and SIGTERM end a
+run cleanly; a run that ended early goes on at the first stage that is not done (`resume`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+
+from scale_rlhf.cluster.processes import ProcessWatch
+from scale_rlhf.cluster.ray_cluster import session
+from scale_rlhf.cluster.signals import interruptible, uninterrupted
+from scale_rlhf.config.checks import check, stages_of
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.data.checks import check_data
+from scale_rlhf.data.sources import sources
+from scale_rlhf.errors import RunError, UserError
+from scale_rlhf.orchestration.run_folder import RunFolder, check_free
+from scale_rlhf.stages.summary import final_table, stage_line
+
+# Of libraries that stages import: what is worth saying, stages say.
+_QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
+          "TOKENIZERS_PARALLELISM": "false"}
+MODULES = {"base": "base", "sft": "sft", "reward": "reward_model", "ppo": "ppo", "evaluate": "evaluate"}
+
+
+def run(config: RunConfig, stages: Sequence[str] | None = None) -> RunFolder:
+    """Runs `stages` (by default run.stages) in a new run folder, and returns it.
+
+    Raises ConfigError, DataError or RunError before anything starts where something is wrong; RunError where a stage
+    fails; KeyboardInterrupt after a clean end.
+    """
+    stages = stages_of(config, stages)
+    notes = check(config, stages)
+    check_free(Path(config.run.folder), config.run.name)
+    _prepare_process(config)
+    if not config.data.practice:
+        notes += check_data(config, sources(config, None), stages)
+    folder = RunFolder.create(config, stages)
+    if config.data.practice:
+        try:
+            notes += _practice_world(config, folder, stages)
+        except UserError:
+            shutil.rmtree(folder.path)  # made a moment ago, for nothing
+            raise
+    return _carry_on(config, folder, stages, notes)
+
+
+def resume(path: str | Path, overrides: Sequence[str] = ()) -> RunFolder:
+    """Goes on with the run at `path` at its first stage that is not done.
+
+    overrides: key.path=value, for what the folder does not keep (an address with a password) or for another cluster.
+    """
+    folder = RunFolder.open(path)
+    config = folder.config(overrides)
+    stages = folder.stages_left()
+    if not stages:
+        raise RunError(f"{folder.path}: all stages of this run are done; `scale-rlhf run` starts a new one")
+    notes = check(config, stages, earlier=[name for name in folder.state()["stages"] if name not in stages])
+    _prepare_process(config)
+    notes += _practice_world(config, folder, stages) if config.data.practice else check_data(config, sources(config, folder), stages)
+    return _carry_on(config, folder, stages, notes)
+
+
+def _carry_on(config: RunConfig, folder: RunFolder, stages: list[str], notes: list[str]) -> RunFolder:
+    console, started = Console(), time.monotonic()
+    console.print(f"[bold]{folder.name}[/]: {', '.join(stages)} in {folder.path}", highlight=False, soft_wrap=True)
+    for note in notes:
+        console.print(f"  note: {note}", highlight=False, markup=False, soft_wrap=True)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(interruptible())
+            watch = stack.enter_context(ProcessWatch())
+            dashboard = stack.enter_context(session(config, watch, stages))
+            stack.enter_context(interruptible())  # again: ray.init took the handler of SIGTERM
+            if dashboard:
+                console.print(f"  Ray's dashboard: {dashboard}", highlight=False, soft_wrap=True)
+            for stage in stages:
+                _run_stage(stage, config, folder, watch, console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; go on with: scale-rlhf resume {folder.path}", highlight=False, markup=False, soft_wrap=True)
+        raise
+    folder.note(seconds=round(time.monotonic() - started, 1))
+    final_table(folder, console)
+    return folder
+
+
+def _run_stage(stage: str, config: RunConfig, folder: RunFolder, watch: ProcessWatch, console: Console) -> None:
+    console.rule(f"{stage}", align="left")
+    folder.set_stage(stage, "running")
+    watch.restart_peak()
+    started = time.monotonic()
+
+    def note(state: str, **values: object) -> float:
+        seconds = round(time.monotonic() - started, 1)
+        folder.set_stage(stage, state, seconds=seconds, peak_memory_gb=round(watch.restart_peak() / 1e9, 2), **values)
+        return seconds
+
+    try:
+        summary = import_module(f"scale_rlhf.stages.{MODULES[stage]}").run(config, folder)
+    except KeyboardInterrupt:
+        with uninterrupted():
+            note("stopped")
+        raise
+    except Exception as error:
+        cause = _cause(error)
+        file = folder.stage(stage) / "error.txt"
+        file.write_text("".join(traceback.format_exception(error)))
+        note("failed", error=str(cause))
+        if isinstance(cause, UserError):
+            raise type(cause)(f"{cause}\n{_what_next(stage, folder)}") from error
+        raise RunError(f"stage {stage} failed: {_last_line(cause)}\nThe whole error is in {file}. {_what_next(stage, folder)}") from error
+    seconds = note("done", summary=summary)
+    stage_line(stage, seconds, summary, console)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What was raised in the actor, where Ray wrapped it."""
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner
+    return error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+
+
+def _what_next(stage: str, folder: RunFolder) -> str:
+    return f"When it is mended, go on at stage {stage} with: scale-rlhf resume {folder.path}"
+
+
+def _practice_world(config: RunConfig, folder: RunFolder, stages: list[str]) -> list[str]:
+    """Writes the practice world's files, once, and checks all data as check_data does."""
+    if not folder.state().get("practice_world"):
+        from scale_rlhf.data.practice.write import write_world
+
+        write_world(folder.data, config.data.practice)
+        folder.note(practice_world="written")
+    return check_data(config, sources(config, folder), stages)
+
+
+def _prepare_process(config: RunConfig) -> None:
+    """The environment of this process and of those that it starts.
+
+    Functions named by their import path may lie in the folder that the run is started from, for every process of it.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if not (config.reward.function or config.evaluation.judge):
+        return
+    here = os.getcwd()
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if here not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, *paths])
+    if here not in sys.path:
+        sys.path.append(here)

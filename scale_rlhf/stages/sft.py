@@ -1,0 +1,61 @@
+"""Instruction tuning: the loss is on what the assistant says, and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.stages.models import starting_model
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from scale_rlhf.orchestration.run_folder import RunFolder
+
+NO_LOSS = -100
+
+
+def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
+    """Train models/sft. Returns loss, held_out_loss and perplexity of held-out responses, samples and seconds."""
+    from scale_rlhf.data.chat import load_tokenizer
+    from scale_rlhf.data.sources import held_out, sources
+    from scale_rlhf.training.supervised import train
+
+    start = starting_model(config, folder, "sft")
+    tokenizer = load_tokenizer(start, config.model)
+    dialogues = [row["messages"] for row in sources(config, folder).training_instructions()]
+    out = held_out([messages[:-1] for messages in dialogues], config.data.hold_out, config.run.seed)
+    rows = [labelled([m for m, held in zip(dialogues, out) if held == side], tokenizer, config.sft.max_tokens) for side in (False, True)]
+    samples = len(rows[0])
+    if config.sft.packing:
+        rows[0] = packed(rows[0], config.sft.max_tokens)
+    measured = train("language", config, folder, "sft", section=config.sft, start=start, tokenizer=tokenizer, rows=rows[0],
+                     held_out=rows[1], packed=config.sft.packing)
+    return {**measured, "samples": samples}
+
+
+def labelled(dialogues: Iterable[list[dict]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Dataset:
+    """Dataset[input_ids, labels]: labels are the assistant's tokens, end tokens included, and NO_LOSS everywhere else.
+
+    Dialogues are cut after max_tokens; one in which the assistant has not begun by then is left out.
+    """
+    from datasets import Dataset
+
+    from scale_rlhf.data.chat import dialogue_ids
+
+    inputs, labels = [], []
+    for messages in dialogues:
+        ids, said = (part[:max_tokens] for part in dialogue_ids(tokenizer, messages))
+        if any(said[1:]):  # the first token of a row is never predicted
+            inputs.append(ids)
+            labels.append([token if inside else NO_LOSS for token, inside in zip(ids, said)])
+    return Dataset.from_dict({"input_ids": inputs, "labels": labels})
+
+
+def packed(rows: Dataset, max_tokens: int) -> Dataset:
+    """Dataset[input_ids, labels, seq_lengths]: best-fit decreasing, no sample cut (TRL's `bfd`)."""
+    from trl.data_utils import pack_dataset
+
+    return pack_dataset(rows, max_tokens, "bfd")
