@@ -26,12 +26,16 @@ class Commands(typer.core.TyperGroup):
 
 
 app = typer.Typer(
-    cls=Commands, help="Reinforcement learning from human feedback, from two cores to a cluster.", add_completion=False, no_args_is_help=True,
+    cls=Commands, help="Reinforcement learning from human feedback, from two cores to a cluster.",
+    add_completion=False, no_args_is_help=True,
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Laid over the file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Laid over the file.", show_default=False),
+]
+RunDir = Annotated[Path, typer.Argument(help="Folder of the run, such as runs/quickstart.", show_default=False)]
 
 
 def _version(wanted: bool) -> None:
@@ -43,7 +47,9 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     pass
 
 
@@ -83,7 +89,7 @@ def evaluate(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def resume(run_dir: Annotated[Path, typer.Argument(help="Folder of the run, such as runs/quickstart.")], overrides: Overrides = None) -> None:
+def resume(run_dir: RunDir, overrides: Overrides = None) -> None:
     """Go on with a run at its first stage that is not done."""
     from scale_rlhf.stages import runner
 

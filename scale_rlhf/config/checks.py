@@ -85,8 +85,8 @@ def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Ite
     if "ppo" not in stages:
         return
     if not given and "reward" not in (*stages, *earlier):
-        yield ("reward: there is no reward: stage reward is not among the stages, and reward.model, reward.function and reward.url "
-               "are null. Give one of them, such as reward.model=runs/NAME/models/reward")
+        yield ("reward: there is no reward: stage reward is not among the stages, and reward.model, reward.function and "
+               "reward.url are null. Give one of them, such as reward.model=runs/NAME/models/reward")
     if config.value.initial == "reward" and config.value.model is None and (reward.function or reward.url):
         yield ("value.initial: the value model cannot start from the reward model where the reward is a function or a service; "
                "set value.initial=policy, or value.model")
@@ -127,8 +127,10 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
                 yield str(error)
     if data.practice:
         return
-    needs = {"base": ("base_text", "instructions", "preferences"), "sft": ("instructions", "preferences"), "reward": ("preferences",),
-             "ppo": ("prompts", "preferences"), "evaluate": ("evaluation", "prompts", "preferences")}
+    needs = {
+        "base": ("base_text", "instructions", "preferences"), "sft": ("instructions", "preferences"),
+        "reward": ("preferences",), "ppo": ("prompts", "preferences"), "evaluate": ("evaluation", "prompts", "preferences"),
+    }
     for stage in stages:
         if not any(name in given for name in needs[stage]):
             yield (f"data.{needs[stage][0]}: stage {stage} needs it; give a file or hub name"
@@ -145,7 +147,8 @@ def _import_paths(config: RunConfig) -> Iterator[str]:
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
             yield f"{key}: expected an import path package.module:name; found {value}"
         elif not _top_module(value.split(":")[0].split(".")[0]):
-            yield f"{key}: there is no Python module {value.split(':')[0]}; it must lie in the current folder, on PYTHONPATH, or be installed"
+            yield (f"{key}: there is no Python module {value.split(':')[0]}; it must lie in the current folder, on PYTHONPATH, "
+                   "or be installed")
 
 
 def _top_module(name: str) -> bool:
@@ -162,7 +165,8 @@ def _attention(config: RunConfig, stages: list[str]) -> Iterator[str]:
     for name in (name for stage in stages for name in users.get(stage, [])):
         section = getattr(config, name)
         if not section.gpus:
-            yield f"model.attention: flash_attention_2 needs a GPU, and {name}.gpus is 0; set model.attention=sdpa, or {name}.gpus"
+            yield (f"model.attention: flash_attention_2 needs a GPU, and {name}.gpus is 0; set model.attention=sdpa, "
+                   f"or {name}.gpus")
         elif section.dtype != "bfloat16":
             yield f"model.attention: flash_attention_2 computes in bfloat16, and {name}.dtype is {section.dtype}"
 

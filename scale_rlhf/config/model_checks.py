@@ -22,7 +22,8 @@ def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> 
         except ConfigError as error:
             yield str(error)
         except HubUnreachable:
-            notes.append(f"not made: the hub cannot be reached: head size, context, chat template, end token and vocabulary of {path} ({key})")
+            notes.append("not made: the hub cannot be reached: head size, context, chat template, end token and vocabulary "
+                         f"of {path} ({key})")
     for key, model in files.items():
         yield from _code(config, key, model)
         if key != "reward.model":
@@ -35,7 +36,10 @@ def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> 
 
 def _given(config: RunConfig, stages: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Key and path of each model that the stages start from and that is named in the configuration."""
-    roles = {"sft": ["sft"], "reward": ["reward_model"], "ppo": ["policy", "value", "reference", "reward"], "evaluate": ["reward"]}
+    roles = {
+        "base": ["base"], "sft": ["sft"], "reward": ["reward_model"], "ppo": ["policy", "value", "reference", "reward"],
+        "evaluate": ["reward"],
+    }
     used = dict.fromkeys(role for stage in stages for role in roles.get(stage, []))
     for key, section in (("model", config.model), *((role, getattr(config, role)) for role in used)):
         path = section.path if key == "model" else section.model
@@ -45,7 +49,8 @@ def _given(config: RunConfig, stages: Sequence[str]) -> Iterator[tuple[str, str]
 
 def _code(config: RunConfig, key: str, model: ModelFiles) -> Iterator[str]:
     if "auto_map" in model.config and not config.model.trust_remote_code:
-        yield f"{key}: {model.path} brings Python code of its own; set model.trust_remote_code=true if you know its author, or take another"
+        yield (f"{key}: {model.path} brings Python code of its own; set model.trust_remote_code=true if you know its author, "
+               "or take another")
 
 
 def _tokenizer(config: RunConfig, key: str, model: ModelFiles) -> Iterator[str]:
@@ -81,8 +86,8 @@ def _engine(config: RunConfig, files: dict[str, ModelFiles]) -> Iterator[str]:
     if size and layers and kv and not config.rollout.gpus:
         need = 2 * layers * kv * size * _BYTES[config.rollout.dtype] * tokens / 1e9
         if need > config.rollout.kv_cache_gb:
-            yield (f"rollout.kv_cache_gb: one sequence of data.max_prompt_tokens + rollout.max_response_tokens = {tokens} tokens takes "
-                   f"{need:.2g} GB; found {config.rollout.kv_cache_gb:g}")
+            yield ("rollout.kv_cache_gb: one sequence of data.max_prompt_tokens + rollout.max_response_tokens = "
+                   f"{tokens} tokens takes {need:.2g} GB; found {config.rollout.kv_cache_gb:g}")
 
 
 def _generator(files: dict[str, ModelFiles]) -> tuple[str | None, ModelFiles | None]:
@@ -110,8 +115,9 @@ def _vocabularies(files: dict[str, ModelFiles]) -> Iterator[str]:
         ours, theirs = policy.vocabulary(), other.vocabulary()
         if ours is not None and theirs is not None and ours != theirs:
             token = next(iter(sorted(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))))
-            yield (f"{other_key}: {other.path} and {policy.path} ({key}) have different vocabularies: {len(theirs)} and {len(ours)} tokens; "
-                   f"{token!r} is {theirs.get(token, 'absent')} and {ours.get(token, 'absent')}. Take models of one family")
+            yield (f"{other_key}: {other.path} and {policy.path} ({key}) have different vocabularies: {len(theirs)} and "
+                   f"{len(ours)} tokens; {token!r} is {theirs.get(token, 'absent')} and {ours.get(token, 'absent')}. "
+                   "Take models of one family")
 
 
 def _lengths(config: RunConfig, stages: Sequence[str], files: dict[str, ModelFiles]) -> Iterator[str]:
@@ -127,5 +133,6 @@ def _lengths(config: RunConfig, stages: Sequence[str], files: dict[str, ModelFil
         yield (f"data.max_prompt_tokens + rollout.max_response_tokens: {prompt} + {response} = {prompt + response} tokens, "
                f"more than {name} ({context}); lower one of them")
     for stage, section in (("base", "base"), ("sft", "sft"), ("reward", "reward_model")):
-        if stage in stages and getattr(config, section).max_tokens > context:
-            yield f"{section}.max_tokens: {getattr(config, section).max_tokens}, more than {name} ({context}); set {section}.max_tokens={context} or less"
+        longest = getattr(config, section).max_tokens
+        if stage in stages and longest > context:
+            yield f"{section}.max_tokens: {longest}, more than {name} ({context}); set {section}.max_tokens={context} or less"

@@ -85,10 +85,9 @@ def model_files(path: str, key: str) -> ModelFiles:
     if config is None:
         raise ConfigError(f"{key}: {path} has no config.json; expected a Hugging Face model folder or a hub name")
     config = _json(config, f"{key}: {path}/config.json")
-    return ModelFiles(
-        path, config, _json(tokenizer, f"{key}: {path}/tokenizer_config.json"), _json(special, f"{key}: {path}/special_tokens_map.json"),
-        template, is_local(path), text_config=config.get("text_config") or config,
-    )
+    settings = _json(tokenizer, f"{key}: {path}/tokenizer_config.json")
+    tokens = _json(special, f"{key}: {path}/special_tokens_map.json")
+    return ModelFiles(path, config, settings, tokens, template, is_local(path), text_config=config.get("text_config") or config)
 
 
 def _local_file(path: str, key: str):
@@ -143,7 +142,8 @@ def _fetched(model: str, name: str, key: str) -> str | None:
         if name != "config.json" and error.code == 404:
             return None
         if error.code in (401, 403, 404):
-            raise ConfigError(f"{key}: the hub has no model {model}, or it needs a token of yours (HF_TOKEN): answer {error.code}") from None
+            found = f"answer {error.code}"
+            raise ConfigError(f"{key}: the hub has no model {model}, or it needs a token of yours (HF_TOKEN): {found}") from None
         raise HubUnreachable(model) from None
     except (OSError, ValueError):
         raise HubUnreachable(model) from None

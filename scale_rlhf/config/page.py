@@ -1,5 +1,6 @@
 """docs/configuration.md, made from the schema, so that it says what the code takes: python -m scale_rlhf.config.page > FILE."""
 
+from collections.abc import Iterable
 from types import NoneType, UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
 
@@ -24,7 +25,10 @@ A source of data (`data.*`) is a path or hub name, or a section as in [source](#
 
 Made from `scale_rlhf/config/schema.py`.
 """
-_BOUNDS = {annotated_types.Gt: ("gt", "> "), annotated_types.Ge: ("ge", "≥ "), annotated_types.Lt: ("lt", "< "), annotated_types.Le: ("le", "≤ ")}
+_BOUNDS = {
+    annotated_types.Gt: ("gt", "> "), annotated_types.Ge: ("ge", "≥ "),
+    annotated_types.Lt: ("lt", "< "), annotated_types.Le: ("le", "≤ "),
+}
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
 
@@ -48,7 +52,8 @@ def _section(path: str, section: type[BaseModel]) -> list[str]:
         below = section_type(field.annotation)
         if below and below.__name__ != "DataSource":
             inner.append((f"{path}.{name}", below))
-        lines.append(f"| `{name}` | {_takes(field.annotation, field)} | {_default(field)} | {_escaped(field.description or _see(path, name, below))} |")
+        takes, meaning = _type(field.annotation) + _bounds(field.metadata), field.description or _see(path, name, below)
+        lines.append(f"| `{name}` | {takes} | {_default(field)} | {_escaped(meaning)} |")
     lines.append("")
     for name, below in inner:
         lines += _section(name, below)
@@ -59,18 +64,18 @@ def _see(path: str, name: str, below: type[BaseModel] | None) -> str:
     return f"See {path}.{name} below." if below else ""
 
 
-def _takes(annotation: object, field: FieldInfo | None = None) -> str:
-    bounds = [mark + f"{getattr(rule, name):g}" for rule in (field.metadata if field else []) for kind, (name, mark) in _BOUNDS.items()
-              if isinstance(rule, kind)]
-    return " ".join([_type(annotation), *(["(" + ", ".join(bounds) + ")"] if bounds else [])])
+def _bounds(rules: Iterable[object]) -> str:
+    """" (≥ 0, < 1)", or nothing."""
+    pairs = [(rule, *bound) for rule in rules for kind, bound in _BOUNDS.items() if isinstance(rule, kind)]
+    found = [f"{mark}{getattr(rule, name):g}" for rule, name, mark in pairs]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _type(annotation: object) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         rules = [rule for extra in arguments[1:] for rule in (extra if isinstance(extra, (list, tuple)) else [extra])]
-        bounds = [mark + f"{getattr(rule, name):g}" for rule in rules for kind, (name, mark) in _BOUNDS.items() if isinstance(rule, kind)]
-        return _type(arguments[0]) + (f" ({', '.join(bounds)})" if bounds else "")
+        return _type(arguments[0]) + _bounds(rules)
     if origin is Literal:
         return ", ".join(f"`{argument}`" for argument in arguments)
     if origin in (Union, UnionType):

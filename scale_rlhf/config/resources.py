@@ -50,11 +50,12 @@ def shortages(config: RunConfig, stages: Iterable[str], cpus: float, gpus: float
     for stage in stages:
         asked = asks(config, stage)
         wanted = [sum(ask.processes * getattr(ask, key) for ask in asked) for key in ("cpus", "gpus")]
-        short = [key for key, want, there in zip(("cpus", "gpus"), wanted, (cpus, gpus)) if want > there + 1e-6]
+        short = [key for key, want, there in zip(("cpus", "gpus"), wanted, (cpus, gpus), strict=True) if want > there + 1e-6]
         if short:
             yield (f"stage {stage} asks for {wanted[0]:g} CPUs and {wanted[1]:g} GPUs, and {has} has {cpus:g} and {gpus:g}. "
-                   f"It asks: {'; '.join(map(str, asked))}. Lower {' and '.join(f'ROLE.{key}' for key in short)} (fractions share one), "
-                   f"workers, replicas or engines{_other_way(short, wanted, config)}")
+                   f"It asks: {'; '.join(map(str, asked))}. "
+                   f"Lower {' and '.join(f'ROLE.{key}' for key in short)} (fractions share one), workers, replicas or "
+                   f"engines{_other_way(short, wanted, config)}")
 
 
 def _other_way(short: list[str], wanted: list[float], config: RunConfig) -> str:

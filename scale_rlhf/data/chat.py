@@ -141,9 +141,9 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
     special = [token for token in tail if token in tokenizer.all_special_ids or token in tokenizer.added_tokens_decoder]
     if not special:
         found = f"the end token is {tokenizer.eos_token!r}" if tokenizer.eos_token else "the tokenizer has no end token"
-        raise ConfigError(f"{where}: the chat template puts no end token after the assistant's turn ({found}), so a model would never "
-                          "learn to stop; write the end token after the assistant's content in a template of your own and name it "
-                          "as model.chat_template")
+        raise ConfigError(f"{where}: the chat template puts no end token after the assistant's turn ({found}), so a model would "
+                          "never learn to stop; write the end token after the assistant's content in a template of your own "
+                          "and name it as model.chat_template")
     return tokenizer.convert_ids_to_tokens(special[0])
 
 
@@ -154,6 +154,7 @@ def _spare_token(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
     spare = [name for name in _PAD_NAMES if name in vocabulary] + [name for name in added if _SPARE_NAMES.search(name)]
     spare = [name for name in spare if name != tokenizer.eos_token]
     if not spare:
-        raise ConfigError(f"{where}: the tokenizer has no padding token besides its end token {tokenizer.eos_token!r} and no unused token "
-                          "to take for it; set pad_token in the model folder's tokenizer_config.json to a token that texts do not use")
+        raise ConfigError(f"{where}: the tokenizer has no padding token besides its end token {tokenizer.eos_token!r} and no "
+                          "unused token to take for it; set pad_token in the model folder's tokenizer_config.json to a token "
+                          "that texts do not use")
     return spare[0]

@@ -23,7 +23,7 @@ def parse_dialogue(text: str) -> Messages | None:
         return None
     parts = _TURN.split(text.lstrip("\n"))
     turns: Messages = []
-    for speaker, content in zip(parts[1::2], parts[2::2]):
+    for speaker, content in zip(parts[1::2], parts[2::2], strict=True):
         role = _DIALOGUE_ROLES[speaker]
         if turns and turns[-1]["role"] == role:  # a few dialogues have two turns of one speaker in a row
             turns[-1]["content"] += "\n\n" + content.strip()
@@ -33,7 +33,7 @@ def parse_dialogue(text: str) -> Messages | None:
 
 
 def prompt_messages(row: dict, at: str) -> Messages:
-    """What the model is to answer: from `messages`, `prompt`, or what `chosen` and `rejected` share. Ends with the user's turn."""
+    """What the model is to answer, up to the user's turn: from `messages`, `prompt`, or what `chosen` and `rejected` share."""
     if "prompt" in row:
         turns = _prompt_turns(row["prompt"], at)
     elif "messages" in row:
@@ -63,7 +63,8 @@ def instruction_messages(row: dict, at: str) -> Messages:
     else:
         raise _missing("response", row, at, "`prompt` and `response`, or `messages`, or `chosen`")
     if not turns or turns[-1]["role"] != "assistant":
-        raise DataError(f"{at}: an instruction must end with a turn of the assistant; found roles {[turn['role'] for turn in turns]}")
+        roles = [turn["role"] for turn in turns]
+        raise DataError(f"{at}: an instruction must end with a turn of the assistant; found roles {roles}")
     return turns
 
 
@@ -152,14 +153,15 @@ def _dialogue(value: object, at: str, column: str) -> Messages:
 def _divided(chosen: Messages, rejected: Messages, at: str) -> tuple[Messages, str, str]:
     """Longest shared beginning that ends with the user's turn, and the text that follows it in each."""
     shared = 0
-    for length, (one, other) in enumerate(zip(chosen, rejected), 1):
+    for length, (one, other) in enumerate(zip(chosen, rejected, strict=False), 1):
         if one != other:
             break
         if one["role"] == "user":
             shared = length
     answers = [turns[shared:] for turns in (chosen, rejected)]
     if not shared or any(not rest or rest[0]["role"] != "assistant" for rest in answers):
-        raise DataError(f"{at}: `chosen` and `rejected` must share their turns up to a user's turn, then differ in the assistant's")
+        raise DataError(f"{at}: `chosen` and `rejected` must share their turns up to a user's turn, "
+                        "then differ in the assistant's")
     return chosen[:shared], *("\n\n".join(turn["content"] for turn in rest) for rest in answers)
 
 
@@ -202,7 +204,8 @@ def _checked_messages(value: object, at: str, column: str) -> Messages:
         role = message["role"]
         if role not in ROLES:
             hint = nearest(role, ROLES) if isinstance(role, str) else ""
-            raise DataError(f"{at}: message {number} of `{column}` has role {shown(role)}; expected one of {', '.join(ROLES)}{hint}")
+            raise DataError(f"{at}: message {number} of `{column}` has role {shown(role)}; "
+                            f"expected one of {', '.join(ROLES)}{hint}")
         turns.append({"role": role, "content": _text(message["content"], at, f"{column}[{number - 1}].content")})
     return turns
 
@@ -218,5 +221,6 @@ def _text(value: object, at: str, column: str) -> str:
 
 
 def _missing(column: str, row: dict, at: str, expected: str) -> DataError:
-    return DataError(f"{at}: no column `{column}`; expected {expected}; {has(row)}{nearest(column, row).replace('did you mean', 'is it')}. "
+    near = nearest(column, row).replace("did you mean", "is it")
+    return DataError(f"{at}: no column `{column}`; expected {expected}; {has(row)}{near}. "
                      "A column of another name is mapped by `columns: {ours: theirs}`")

@@ -25,4 +25,4 @@ def within_limit(
     if rows and len(long) == len(rows):
         raise DataError(f"{rows[0]['_at']} and all {len(rows)} prompts have more than data.max_prompt_tokens ({limit}) tokens; "
                         f"the shortest has {min(lengths)}")
-    return [row for row, length in zip(rows, lengths) if length <= limit], len(long)
+    return [row for row, length in zip(rows, lengths, strict=True) if length <= limit], len(long)

@@ -113,7 +113,8 @@ def _json_array(path: Path, first: tuple[int, str], rest: Iterator[tuple[int, st
         try:
             row, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{error.lineno + blank_before}: malformed JSON: {error.msg} at column {error.colno}") from None
+            at = f"{path}:{error.lineno + blank_before}"
+            raise DataError(f"{at}: malformed JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, RecursionError) as error:
             raise DataError(f"{at}: JSON that cannot be read: {error}") from None
         yield at, _as_object(row, at)
@@ -129,7 +130,7 @@ def _csv_rows(path: Path) -> Iterator[Located]:
             at = f"{path}:{reader.line_num}"
             if len(cells) != len(header):
                 raise DataError(f"{at}: {len(cells)} cells, expected {len(header)} as in the first line ({', '.join(header)})")
-            yield at, {name: _cell(cell) for name, cell in zip(header, cells)}
+            yield at, {name: _cell(cell) for name, cell in zip(header, cells, strict=True)}
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
 

@@ -79,13 +79,14 @@ class ResolvedSources:
         """The source of that name; ConfigError says which key to set where there is none."""
         source = getattr(self, name)
         if source is None:
-            raise ConfigError(f"data.{name}: this stage needs it; give a file or hub name, or data.preferences to derive it from, "
-                              "or `data.practice: {}` for the practice world")
+            raise ConfigError(f"data.{name}: this stage needs it; give a file or hub name, or data.preferences to derive it "
+                              "from, or `data.practice: {}` for the practice world")
         return source
 
     def _divided(self, rows: list[dict]) -> tuple[list[dict], list[dict]]:
         held = held_out([row["messages"] for row in rows], self.hold_out, self.seed)
-        return [row for row, out in zip(rows, held) if not out], [row for row, out in zip(rows, held) if out]
+        both = list(zip(rows, held, strict=True))
+        return [row for row, out in both if not out], [row for row, out in both if out]
 
     def _selected(self, rows: datasets.Dataset, dialogues: datasets.Dataset, prompt: Callable[[dict], list]) -> tuple:
         """`rows` in two parts, trained on and held out, as `prompt` of the same row of `dialogues` says."""
@@ -105,7 +106,8 @@ def sources(config: RunConfig, folder: RunFolder | None) -> ResolvedSources:
     given["instructions"] = given["instructions"] or given["preferences"]
     given["prompts"] = given["prompts"] or given["preferences"]
     given["base_text"] = given["base_text"] or given["instructions"]
-    return ResolvedSources(**given, hold_out=config.data.hold_out, seed=config.run.seed, minimum_gap=config.reward_model.minimum_gap)
+    gap = config.reward_model.minimum_gap
+    return ResolvedSources(**given, hold_out=config.data.hold_out, seed=config.run.seed, minimum_gap=gap)
 
 
 def held_out(prompts: list[list[dict]], share: float, seed: int) -> list[bool]:

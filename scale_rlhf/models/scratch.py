@@ -24,7 +24,7 @@ def train_tokenizer(texts: Iterable[str], scratch: ScratchSection, chat_template
 
     texts = [text for text in texts if text.strip()]
     if not texts:
-        raise DataError("data.base_text: the tokenizer of a scratch model is trained on the base text, and there is no text in it")
+        raise DataError("data.base_text: the tokenizer of a scratch model is trained on the base text, and it is empty")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

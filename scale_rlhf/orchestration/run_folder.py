@@ -89,7 +89,8 @@ class RunFolder:
         config = load_config(self.path / "config.yaml", overrides)
         hidden = next((line.strip() for line in dump(config).splitlines() if HIDDEN in line), None)
         if hidden:
-            raise RunError(f"{self.path / 'config.yaml'}: `{hidden}` hides a password; give the whole key once more as key.path=value")
+            raise RunError(f"{self.path / 'config.yaml'}: `{hidden}` hides a password; "
+                           "give the whole key once more as key.path=value")
         return config
 
     def state(self) -> dict:
@@ -122,7 +123,7 @@ class RunFolder:
         return path
 
     def _write_state(self, record: dict) -> None:
-        write_atomically(self.path / STATE_FILE, json.dumps(record, indent=2) + "\n")
+        write_atomically(self.path / STATE_FILE, json.dumps(record, indent=2, default=float) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -25,8 +25,8 @@ def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
     from scale_rlhf.training.supervised import train
 
     if config.model.path is not None:
-        raise ConfigError(f"run.stages: the stage `base` makes a model from scratch, and model.path names one ({config.model.path}); "
-                          "leave `base` out of run.stages, or set model.path to null")
+        raise ConfigError(f"run.stages: the stage `base` makes a model from scratch, and model.path names one "
+                          f"({config.model.path}); leave `base` out of run.stages, or set model.path to null")
     text, held_out = _texts(config, folder)
     tokenizer = _tokenizer(config, text)
     rows = [pack_text(part, tokenizer, config.base.max_tokens) for part in (text, held_out)]
@@ -41,7 +41,8 @@ def pack_text(lines: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: 
     """
     from datasets import Dataset
 
-    stream = [token for ids in tokenizer([line + "\n" for line in lines], add_special_tokens=False)["input_ids"] for token in ids]
+    encoded = tokenizer([line + "\n" for line in lines], add_special_tokens=False, verbose=False) if lines else {"input_ids": []}
+    stream = [token for ids in encoded["input_ids"] for token in ids]
     rows = [stream[start : start + max_tokens] for start in range(0, len(stream), max_tokens)]
     rows = [row for row in rows if len(row) > 1]  # a single token predicts nothing
     return Dataset.from_dict({"input_ids": rows, "labels": rows})

@@ -1,8 +1,8 @@
 """Evaluation: what did each stage change, what did that cost, and is the policy exploiting the reward model?
 
-    held-out prompts ─► answers of base, SFT, PPO ─► judge (true score), reward model, KL, perplexity
-                                                          │
-         evaluation/table.json, answers.jsonl, report.html ◄┘   metrics/evaluate.jsonl: true score of PPO's own samples, by step
+held-out prompts ─► answers of base, SFT, PPO ─► judge (true score), reward model, KL, perplexity
+                                                      │
+     evaluation/table.json, answers.jsonl, report.html ◄┘   metrics/evaluate.jsonl: true score of PPO's own samples, by step
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def judge_training(folder: RunFolder, judge: Judge) -> None:
 
 
 def _evaluate(
-    config: RunConfig, folder: RunFolder, who: Contestants, tokenizer: PreTrainedTokenizerBase, judge: Judge | None,
+    config: RunConfig, folder: RunFolder, who: Contestants, tokenizer: PreTrainedTokenizerBase, judge: Judge | None
 ) -> tuple[dict, list[dict]]:
     from scale_rlhf.stages.evaluation_scoring import measure
     from scale_rlhf.stages.evaluation_table import answer_rows, make_table
@@ -70,11 +70,15 @@ def _evaluate(
     asked = questions(config, folder, tokenizer)
     best = [judge.best(question.text) if judge else None for question in asked]  # first: a judge that cannot judge fails at once
     answers, for_kl = answer(config, who, asked, tokenizer)
-    texts = {name: [tokenizer.decode(sample.response_ids.tolist(), skip_special_tokens=True) for sample in samples]
-             for name, samples in answers.items()}
+    texts = {
+        name: [tokenizer.decode(sample.response_ids.tolist(), skip_special_tokens=True) for sample in samples]
+        for name, samples in answers.items()
+    }
     verdicts = None
     if judge:
-        verdicts = {name: [judge(question.text, text) for question, text in zip(asked, said)] for name, said in texts.items()}
+        verdicts = {
+            name: [judge(question.text, text) for question, text in zip(asked, said, strict=True)] for name, said in texts.items()
+        }
     scores = measure(config, who, answers, for_kl, held_out_text(config, folder, tokenizer), _reward_model(config, folder))
     table = make_table(config, who, answers, verdicts, scores, best, judge.path if judge else None)
     return table, answer_rows(asked, texts, answers, verdicts, scores, best)
@@ -114,7 +118,11 @@ def _show(config: RunConfig, table: dict, rows: list[dict], report: Path) -> Non
 def _summary(table: dict) -> dict[str, float | str]:
     """The numbers that say most, for run.json and the stage's line; what was not measured is left out."""
     quality = "score" if table["judge"] else "reward"
-    numbers = {f"{name}_{key}": values.get(key) for name, values in table["models"].items() for key in (quality, "right_form", "perplexity")}
+    numbers = {
+        f"{name}_{key}": values.get(key)
+        for name, values in table["models"].items()
+        for key in (quality, "right_form", "perplexity")
+    }
     numbers |= {f"ppo_{key}": table["models"].get("ppo", {}).get(key) for key in ("win_rate", "kl")}
     numbers |= {"best_attainable": table["best_attainable"], "gap_closed": table["gap_closed"]}
     return {key: number for key, number in numbers.items() if number is not None}

@@ -44,7 +44,7 @@ class Question:
 
 
 def contestants(config: RunConfig, folder: RunFolder) -> Contestants:
-    """base, sft and ppo: those that the run made, else those that the configuration names. Raises ConfigError where there is none.
+    """base, sft and ppo: those that the run made, else those that the configuration names. ConfigError where there is none.
 
     A policy that was made here is set against what it started from; one that is named as policy.model, against reference.model.
     """
@@ -56,8 +56,10 @@ def contestants(config: RunConfig, folder: RunFolder) -> Contestants:
     if found.get("sft") == base:
         found.pop("sft", None)
     if not found:
-        raise ConfigError(f"model.path: there is no model to evaluate: {folder.path}/models has none of base, sft and ppo. "
-                          "Run those stages first, or give model.path or policy.model")
+        raise ConfigError(
+            f"model.path: there is no model to evaluate: {folder.path}/models has none of base, sft and ppo. "
+            "Run those stages first, or give model.path or policy.model"
+        )
     anchor = next(name for name in ("sft", "base", "ppo") if name in found)
     return Contestants(found, anchor, frozenset({"base"} & made.keys()) if config.base.model is None else frozenset())
 
@@ -74,11 +76,14 @@ def questions(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTokeniz
     rows, _ = within_limit(rows, lambda messages: len(prompt_ids(tokenizer, messages)), limit, config.data.long_prompts)
     if not rows:
         raise DataError("data.evaluation: there are no held-out prompts; give a file with some, or raise data.hold_out")
-    return [Question(row, list(prompt_ids(tokenizer, row["messages"])), row["messages"][-1]["content"]) for row in rows[: config.evaluation.prompts]]
+    return [
+        Question(row, list(prompt_ids(tokenizer, row["messages"])), row["messages"][-1]["content"])
+        for row in rows[: config.evaluation.prompts]
+    ]
 
 
 def answer(
-    config: RunConfig, who: Contestants, asked: Sequence[Question], tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig, who: Contestants, asked: Sequence[Question], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
     """Every model's answers to every question, and its samples for the KL: two {model: [Sample]}.
 
@@ -109,7 +114,9 @@ def answer(
             answers[name] = ask(name, prompts, config.evaluation.temperature, config.run.seed)
             if name != who.anchor:
                 own = _kl_needs_its_own(config, who, name)
-                for_kl[name] = ask(name, chat[:KL_PROMPTS], drawn, config.run.seed + KL_SEED) if own else answers[name][:KL_PROMPTS]
+                for_kl[name] = (
+                    ask(name, chat[:KL_PROMPTS], drawn, config.run.seed + KL_SEED) if own else answers[name][:KL_PROMPTS]
+                )
     return answers, for_kl
 
 

@@ -45,7 +45,9 @@ class Judge:
         fields = said if isinstance(said, dict) else {name: getattr(said, name, None) for name in Verdict.__dataclass_fields__}
         numbers = {name: None if fields.get(name) is None else _number(fields[name]) for name in Verdict.__dataclass_fields__}
         if numbers["score"] is None:
-            raise RunError(f"evaluation.judge {self.path}: expected an object or a dict with a finite number `score`; it returned {said!r}")
+            raise RunError(
+                f"evaluation.judge {self.path}: expected an object or a dict with a finite number `score`; it returned {said!r}"
+            )
         return Verdict(**numbers)
 
     def best(self, prompt: str) -> float | None:
@@ -57,7 +59,9 @@ class Judge:
             return function(*texts)
         except Exception as error:
             hint = " The practice world's judge knows the practice world's prompts alone." if self.path == PRACTICE_JUDGE else ""
-            raise RunError(f"evaluation.judge {self.path} failed on the prompt {texts[0]!r}: {type(error).__name__}: {error}.{hint}") from error
+            raise RunError(
+                f"evaluation.judge {self.path} failed on the prompt {texts[0]!r}: {type(error).__name__}: {error}.{hint}"
+            ) from error
 
 
 def find_judge(config: RunConfig) -> Judge | None:
@@ -77,7 +81,9 @@ def mean(numbers: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def true_score_curve(samples: Sequence[dict], judge: Judge, told: Callable[[int], None] = lambda n: None) -> Iterator[tuple[int, dict]]:
+def true_score_curve(
+    samples: Sequence[dict], judge: Judge, told: Callable[[int], None] = lambda n: None
+) -> Iterator[tuple[int, dict]]:
     """(step, {"true/score", …, "reward/score_mean", "samples"}) of every step of PPO, from the samples that it was trained on.
 
     samples: rows of ppo/samples.jsonl. Where a resumed run wrote a sample again, the later row counts. told: is called

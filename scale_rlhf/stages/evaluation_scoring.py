@@ -52,7 +52,11 @@ class SummedLogprobs(ResponseLogprobs):
 
 
 def measure(
-    config: RunConfig, who: Contestants, answers: dict[str, list[Sample]], for_kl: dict[str, list[Sample]], text: Sequence[list[int]],
+    config: RunConfig,
+    who: Contestants,
+    answers: dict[str, list[Sample]],
+    for_kl: dict[str, list[Sample]],
+    text: Sequence[list[int]],
     reward_model: str | None,
 ) -> Scores:
     """Scores of every model. Blocks; Ray must be up.
@@ -74,7 +78,7 @@ def perplexity(sums: Sequence[float], tokens: int) -> float:
 
 
 def kl_estimate(own: Sequence[float], anchor: Sequence[float]) -> float:
-    """Mean over a model's own samples of log π − log π_anchor, each summed over the response: k1, unbiased, in nats a response."""
+    """Mean over a model's own samples of log π − log π_anchor, each summed over the response: k1, unbiased, in nats."""
     return math.fsum(a - b for a, b in zip(own, anchor, strict=True)) / len(own)
 
 
@@ -90,6 +94,7 @@ async def _measure(config, who: Contestants, answers, for_kl, text, reward_model
     room = asyncio.Semaphore(_at_once(config))
     scores = Scores()
     with stage_progress("evaluate: scores", total) as progress:
+
         async def model(name: str) -> None:
             async with room:
                 sums[name] = await _log_likelihoods(config, name, who.paths[name], jobs[name], progress)
@@ -108,7 +113,7 @@ async def _measure(config, who: Contestants, answers, for_kl, text, reward_model
 
 
 async def _log_likelihoods(
-    config: RunConfig, name: str, path: str, jobs: dict[str, list[Sample]], progress: StageProgress,
+    config: RunConfig, name: str, path: str, jobs: dict[str, list[Sample]], progress: StageProgress
 ) -> dict[str, list[float]]:
     """log p of every response of every job under one model."""
     section = config.reference
@@ -186,4 +191,6 @@ def _at(sample: Sample, temperature: float) -> Sample:
 def _sample(index: int, prompt: Sequence[int], response: Sequence[int], temperature: float) -> Sample:
     ids = np.asarray(response, np.int32)
     zeros = np.zeros(len(ids), np.float32)
-    return Sample(Prompt(index, index, np.asarray(prompt, np.int32), {"temperature": temperature}), ids, zeros, zeros.astype(np.int32), True)
+    return Sample(
+        Prompt(index, index, np.asarray(prompt, np.int32), {"temperature": temperature}), ids, zeros, zeros.astype(np.int32), True
+    )

@@ -33,27 +33,47 @@ def gap_closed(before: float | None, after: float | None, best: float | None) ->
 
 
 def make_table(
-    config: RunConfig, who: Contestants, answers: dict[str, list[Sample]], verdicts: dict[str, list[Verdict]] | None, scores: Scores,
-    best: Sequence[float | None], judge: str | None,
+    config: RunConfig,
+    who: Contestants,
+    answers: dict[str, list[Sample]],
+    verdicts: dict[str, list[Verdict]] | None,
+    scores: Scores,
+    best: Sequence[float | None],
+    judge: str | None,
 ) -> dict:
     """What evaluation/table.json holds. verdicts: by model, None without a judge. best: attainable score of each prompt."""
     models = {}
     for name, path in who.paths.items():
         judged = means(verdicts[name]) if verdicts else {}
-        models[name] = {"path": path, **judged, **_sampled(answers[name]), **_scored(name, scores),
-                        "win_rate": _wins(name, who.anchor, verdicts, scores)}
+        models[name] = {
+            "path": path,
+            **judged,
+            **_sampled(answers[name]),
+            **_scored(name, scores),
+            "win_rate": _wins(name, who.anchor, verdicts, scores),
+        }
     attainable = mean(best)
     before, after = (models.get(name, {}).get("score") for name in (who.anchor, "ppo"))
     return {
-        "models": models, "anchor": who.anchor, "prompts": len(answers[who.anchor]), "temperature": config.evaluation.temperature,
-        "kl_temperature": config.rollout.temperature, "judge": judge, "win_by": "true score" if verdicts else "reward-model score",
-        "best_attainable": attainable, "gap_closed": gap_closed(before, after, attainable),
+        "models": models,
+        "anchor": who.anchor,
+        "prompts": len(answers[who.anchor]),
+        "temperature": config.evaluation.temperature,
+        "kl_temperature": config.rollout.temperature,
+        "judge": judge,
+        "win_by": "true score" if verdicts else "reward-model score",
+        "best_attainable": attainable,
+        "gap_closed": gap_closed(before, after, attainable),
     }
 
 
 def answer_rows(
-    asked: Sequence[Question], texts: dict[str, list[str]], answers: dict[str, list[Sample]],
-    verdicts: dict[str, list[Verdict]] | None, scores: Scores, best: Sequence[float | None],
+    asked: Sequence[Question],
+    texts: dict[str, list[str]],
+    answers: dict[str, list[Sample]],
+    verdicts: dict[str, list[Verdict]] | None,
+    scores: Scores,
+    best: Sequence[float | None],
 ) -> list[dict]:
     """Lines of evaluation/answers.jsonl: a prompt and what each model answered, as text, with its scores."""
     rows = []
@@ -62,9 +82,16 @@ def answer_rows(
         for name, samples in answers.items():
             verdict = vars(verdicts[name][place]) if verdicts else {}
             reward = scores.rewards[name][place] if scores.rewards else None
-            said[name] = {"text": texts[name][place], "tokens": len(samples[place].response_ids), "ended": samples[place].ended,
-                          **verdict, "reward": reward}
-        rows.append({"index": place, "prompt": question.text, "messages": question.row["messages"], "best": best[place], "answers": said})
+            said[name] = {
+                "text": texts[name][place],
+                "tokens": len(samples[place].response_ids),
+                "ended": samples[place].ended,
+                **verdict,
+                "reward": reward,
+            }
+        rows.append(
+            {"index": place, "prompt": question.text, "messages": question.row["messages"], "best": best[place], "answers": said}
+        )
     return rows
 
 
@@ -101,7 +128,10 @@ def score_text(answer: dict) -> str:
 
 
 def _sampled(samples: Sequence[Sample]) -> dict[str, float | None]:
-    return {"tokens": mean(float(len(sample.response_ids)) for sample in samples), "ended": mean(float(sample.ended) for sample in samples)}
+    return {
+        "tokens": mean(float(len(sample.response_ids)) for sample in samples),
+        "ended": mean(float(sample.ended) for sample in samples),
+    }
 
 
 def _scored(name: str, scores: Scores) -> dict[str, float | None]:

@@ -29,14 +29,18 @@ def starting_model(config: RunConfig, folder: RunFolder, role: str) -> str:
     if role == "value":
         return _value_start(config, folder)
     if role == "reward":
-        return _made(folder, "reward") or _fail("reward.model", "the stage `reward` of this run has made none",
-                                                "a sequence-classification model, a reward.function or a reward.url, or run the stage first")
+        return _made(folder, "reward") or _fail(
+            "reward.model", "the stage `reward` of this run has made none",
+            "a sequence-classification model, a reward.function or a reward.url, or run the stage first",
+        )
     earlier = ["base"] if role == "sft" else ["sft", "base"]
     for stage in earlier:
         if made := _made(folder, stage):
             return made
-    return config.model.path or _fail(f"{role}.model", f"no earlier stage ({', '.join(earlier)}) of this run has made one and model.path is null",
-                                      "a model's folder or hub name, or run the stages before it first")
+    return config.model.path or _fail(
+        f"{role}.model", f"no earlier stage ({', '.join(earlier)}) of this run has made one and model.path is null",
+        "a model's folder or hub name, or run the stages before it first",
+    )
 
 
 def check_same_vocabulary(first: str, second: str, *, trust_remote_code: bool = False) -> None:
@@ -59,7 +63,8 @@ def check_same_vocabulary(first: str, second: str, *, trust_remote_code: bool = 
             except (OSError, ValueError) as error:
                 raise ConfigError(f"{path}: no tokenizer and model configuration could be read there: {error}") from error
         if max(vocabulary.values()) >= size:
-            raise ConfigError(f"{path}: the tokenizer has token {max(vocabulary.values())}, the model only {size} rows of embeddings")
+            raise ConfigError(f"{path}: the tokenizer has token {max(vocabulary.values())}, "
+                              f"the model only {size} rows of embeddings")
         vocabularies.append(vocabulary)
     _compare(first, second, *vocabularies)
 
@@ -69,8 +74,8 @@ def _compare(first: str, second: str, one: dict[str, int], other: dict[str, int]
     if different:
         token = different[0]
         raise ConfigError(
-            f"{first} and {second} have different vocabularies: {len(one)} and {len(other)} tokens, {len(different)} of them not alike, "
-            f"such as {token!r} ({one.get(token, 'absent')} and {other.get(token, 'absent')}). "
+            f"{first} and {second} have different vocabularies: {len(one)} and {len(other)} tokens, "
+            f"{len(different)} of them not alike, such as {token!r} ({one.get(token, 'absent')} and {other.get(token, 'absent')}). "
             "Policy and reference must be of one model family; set reference.model or policy.model"
         )
 

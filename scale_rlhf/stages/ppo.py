@@ -127,4 +127,6 @@ class Record:
             "step": version, "index": sample.index, "prompt": messages[-1]["content"] if messages else sample.prompt.token_ids.tolist(),
             "response": self.tokenizer.decode(sample.response_ids, skip_special_tokens=True), "score": score, "ended": sample.ended,
             "kl": float((sample.logprobs - reference).sum(dtype=np.float64)), "tokens": len(sample.response_ids),
+            "logprob": float(sample.logprobs.sum(dtype=np.float64)), "prompt_ids": sample.prompt.token_ids.tolist(),
+            "response_ids": sample.response_ids.tolist(),
         }

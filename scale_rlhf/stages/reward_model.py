@@ -26,7 +26,8 @@ def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
     tokenizer = load_tokenizer(start, config.model)
     parts = sources(config, folder).preference_split()
     rows = [pairs(part, tokenizer, section.max_tokens, section.margin) for part in parts]
-    return train("reward", config, folder, "reward", section=section, start=start, tokenizer=tokenizer, rows=rows[0], held_out=rows[1])
+    return train("reward", config, folder, "reward", section=section, start=start, tokenizer=tokenizer, rows=rows[0],
+                 held_out=rows[1])
 
 
 def pairs(preferences: Iterable[dict], tokenizer: PreTrainedTokenizerBase, max_tokens: int, margin: bool) -> Dataset:

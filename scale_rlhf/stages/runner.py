@@ -32,6 +32,7 @@ from scale_rlhf.stages.summary import final_table, stage_line
 # Of libraries that stages import: what is worth saying, stages say.
 _QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
           "TOKENIZERS_PARALLELISM": "false"}
+LONGEST_MESSAGE = 8  # lines
 MODULES = {"base": "base", "sft": "sft", "reward": "reward_model", "ppo": "ppo", "evaluate": "evaluate"}
 
 
@@ -69,7 +70,10 @@ def resume(path: str | Path, overrides: Sequence[str] = ()) -> RunFolder:
         raise RunError(f"{folder.path}: all stages of this run are done; `scale-rlhf run` starts a new one")
     notes = check(config, stages, earlier=[name for name in folder.state()["stages"] if name not in stages])
     _prepare_process(config)
-    notes += _practice_world(config, folder, stages) if config.data.practice else check_data(config, sources(config, folder), stages)
+    if config.data.practice:
+        notes += _practice_world(config, folder, stages)
+    else:
+        notes += check_data(config, sources(config, folder), stages)
     return _carry_on(config, folder, stages, notes)
 
 
@@ -91,7 +95,9 @@ def _carry_on(config: RunConfig, folder: RunFolder, stages: list[str], notes: li
     except KeyboardInterrupt:
         console.print(f"stopped; go on with: scale-rlhf resume {folder.path}", highlight=False, markup=False, soft_wrap=True)
         raise
-    folder.note(seconds=round(time.monotonic() - started, 1))
+    finally:
+        before = folder.state().get("seconds", 0.0)  # of the run before it was resumed
+        folder.note(seconds=round(before + time.monotonic() - started, 1))
     final_table(folder, console)
     return folder
 
@@ -115,12 +121,14 @@ def _run_stage(stage: str, config: RunConfig, folder: RunFolder, watch: ProcessW
         raise
     except Exception as error:
         cause = _cause(error)
+        said = _brief(str(cause))
         file = folder.stage(stage) / "error.txt"
         file.write_text("".join(traceback.format_exception(error)))
-        note("failed", error=str(cause))
+        note("failed", error=said)
         if isinstance(cause, UserError):
-            raise type(cause)(f"{cause}\n{_what_next(stage, folder)}") from error
-        raise RunError(f"stage {stage} failed: {_last_line(cause)}\nThe whole error is in {file}. {_what_next(stage, folder)}") from error
+            raise type(cause)(f"{said}\nThe whole error is in {file}. {_what_next(stage, folder)}") from error
+        said = f"stage {stage} failed: {type(cause).__name__}: {said}"
+        raise RunError(f"{said}\nThe whole error is in {file}. {_what_next(stage, folder)}") from error
     seconds = note("done", summary=summary)
     stage_line(stage, seconds, summary, console)
 
@@ -132,9 +140,10 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+def _brief(message: str) -> str:
+    """The first and the last line of a message that carries a traceback; a message of a few lines as it is."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    return message if len(lines) <= LONGEST_MESSAGE else f"{lines[0]}\n  … {lines[-1]}"
 
 
 def _what_next(stage: str, folder: RunFolder) -> str:

@@ -27,7 +27,8 @@ def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
     tokenizer = load_tokenizer(start, config.model)
     dialogues = [row["messages"] for row in sources(config, folder).training_instructions()]
     out = held_out([messages[:-1] for messages in dialogues], config.data.hold_out, config.run.seed)
-    rows = [labelled([m for m, held in zip(dialogues, out) if held == side], tokenizer, config.sft.max_tokens) for side in (False, True)]
+    parts = ([messages for messages, held in zip(dialogues, out) if held == side] for side in (False, True))
+    rows = [labelled(part, tokenizer, config.sft.max_tokens) for part in parts]
     samples = len(rows[0])
     if config.sft.packing:
         rows[0] = packed(rows[0], config.sft.max_tokens)

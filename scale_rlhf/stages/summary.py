@@ -13,7 +13,8 @@ from scale_rlhf.orchestration.run_folder import RunFolder
 def stage_line(stage: str, seconds: float, summary: Mapping[str, float | str], console: Console) -> None:
     """One line: the stage, its time, its numbers."""
     numbers = ", ".join(f"{name} {_shown(value)}" for name, value in summary.items())
-    console.print(f"{stage} done in {duration(seconds)}{': ' + numbers if numbers else ''}", highlight=False, markup=False, soft_wrap=True)
+    line = f"{stage} done in {duration(seconds)}{': ' + numbers if numbers else ''}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def final_table(folder: RunFolder, console: Console) -> None:

@@ -22,9 +22,15 @@ class Chart:
 
 QUALITY = (
     Chart("Reward-model score", "ppo", {"reward/score_mean": "reward-model score"}, note="What PPO maximises."),
-    Chart("True score of the same answers", "evaluate", {"true/score": "true score"},
-          note="What people want. If it falls while the reward-model score rises, the policy exploits the reward model."),
-    Chart("Helpful, honest, harmless", "evaluate", {"true/helpful": "helpful", "true/honest": "honest", "true/harmless": "harmless"}),
+    Chart(
+        "True score of the same answers",
+        "evaluate",
+        {"true/score": "true score"},
+        note="What people want. If it falls while the reward-model score rises, the policy exploits the reward model.",
+    ),
+    Chart(
+        "Helpful, honest, harmless", "evaluate", {"true/helpful": "helpful", "true/honest": "honest", "true/harmless": "harmless"}
+    ),
     Chart("KL to the reference, nats a response", "ppo", {"kl/reference_mean": "KL"}, from_zero=True),
     Chart("Reward after the KL penalty", "ppo", {"reward/total_mean": "score − β·KL"}),
     Chart("Response length, tokens", "ppo", {"response/tokens_mean": "tokens"}, from_zero=True),
@@ -40,8 +46,13 @@ TRAINING = (
     Chart("Approximate KL of an update", "ppo", {"policy/approximate_kl": "approximate KL"}, from_zero=True),
     Chart("Gradient norms", "ppo", {"policy/gradient_norm": "policy", "value/gradient_norm": "value"}, from_zero=True),
     Chart("KL coefficient β", "ppo", {"kl/coefficient": "β"}, from_zero=True),
-    Chart("Engine against trainer, log-probability gap", "ppo", {"parity/gap_mean": "mean", "parity/gap_max": "largest"}, from_zero=True,
-          note="On a fixed probe, at the same version of the weights."),
+    Chart(
+        "Engine against trainer, log-probability gap",
+        "ppo",
+        {"parity/gap_mean": "mean", "parity/gap_max": "largest"},
+        from_zero=True,
+        note="On a fixed probe, at the same version of the weights.",
+    ),
     Chart("Tokens a second", "ppo", {"tokens/per_second": "tokens a second"}, from_zero=True),
 )
 SUPERVISED = (
@@ -51,8 +62,13 @@ SUPERVISED = (
     Chart("Reward model: accuracy on its batches", "reward", {"accuracy": "accuracy"}),
 )
 ROLES = {
-    "time/generate": "rollout", "time/score": "reward", "time/reference": "reference", "time/value_prepare": "value, before the update",
-    "time/update_policy": "policy update", "time/update_value": "value update", "time/publish": "publishing weights",
+    "time/generate": "rollout",
+    "time/score": "reward",
+    "time/reference": "reference",
+    "time/value_prepare": "value, before the update",
+    "time/update_policy": "policy update",
+    "time/update_value": "value update",
+    "time/publish": "publishing weights",
 }
 
 
@@ -63,15 +79,20 @@ def draw(charts: Sequence[Chart], metrics: Metrics) -> list[str]:
         rows = metrics.get(chart.stage, ())
         series = [Series(name, points) for key, name in chart.keys.items() if (points := curve(rows, key))]
         if series:
-            figures.append(figure(chart.title, line_chart(series, from_zero=chart.from_zero), [one.name for one in series], chart.note))
+            figures.append(
+                figure(chart.title, line_chart(series, from_zero=chart.from_zero), [one.name for one in series], chart.note)
+            )
     return figures
 
 
 def draw_times(metrics: Metrics) -> list[str]:
     """Seconds of a step by role, stacked; the line is the step's own time, under the stack where roles work at once."""
     rows = [row for row in metrics.get("ppo", ()) if any(row.get(key) is not None for key in ROLES)]
-    series = [Series(name, [(row["step"], row.get(key) or 0.0) for row in rows]) for key, name in ROLES.items()
-              if any(row.get(key) is not None for row in rows)]
+    series = [
+        Series(name, [(row["step"], row.get(key) or 0.0) for row in rows])
+        for key, name in ROLES.items()
+        if any(row.get(key) is not None for row in rows)
+    ]
     if not series:
         return []
     whole = curve(rows, "time/step")

@@ -56,13 +56,17 @@ def model_name(stage: str) -> str:
 def conclusions(table: Mapping[str, Any]) -> list[str]:
     """The sentences under the table."""
     count = table["prompts"]
-    lines = [f"{count} held-out prompts, answered at temperature {table['temperature']:g}; wins are by {table['win_by']}, ties count half."]
+    lines = [
+        f"{count} held-out prompts, answered at temperature {table['temperature']:g}; "
+        f"wins are by {table['win_by']}, ties count half."
+    ]
     if table.get("best_attainable") is not None:
         lines.append(f"Best attainable true score: {table['best_attainable']:.2f}.")
     if table.get("gap_closed") is not None:
         anchor = model_name(table["anchor"])
         lines.append(f"PPO closes {table['gap_closed']:.0%} of the gap between {anchor}'s true score and the best attainable.")
-    perplexities = [(model_name(name), values["perplexity"]) for name, values in table["models"].items() if values.get("perplexity")]
+    known = [(model_name(name), values.get("perplexity")) for name, values in table["models"].items()]
+    perplexities = [f"{name} {number:.2f}" for name, number in known if number is not None]
     if len(perplexities) > 1:
-        lines.append("Alignment tax, perplexity on base text: " + ", ".join(f"{name} {number:.2f}" for name, number in perplexities) + ".")
+        lines.append(f"Alignment tax, perplexity on base text: {', '.join(perplexities)}.")
     return lines

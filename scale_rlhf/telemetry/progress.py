@@ -31,8 +31,13 @@ def stage_progress(description: str, total: int, console: Console | None = None)
             lines.end()
         return
     columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}", markup=False),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
         yield _Bar(progress, progress.add_task(description, total=total, text=""))
@@ -55,7 +60,9 @@ class PlainLines:
     def __init__(self, description: str, total: int, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         self.description, self.total, self._write, self._clock = description, total, write, clock
         self._done, self._text, self._told = 0.0, "", None
-        self._first: tuple[float, float] | None = None  # when, and how much: what came before was start-up, and says nothing of the rate
+        self._first: tuple[float, float] | None = (
+            None  # when, and how much: what came before was start-up, and says nothing of the rate
+        )
         self._began = self._last = clock()
         self._tell()
 

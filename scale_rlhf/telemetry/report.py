@@ -43,8 +43,11 @@ def write_report(folder: Any) -> Path:
 
 
 def _page(title: str, body: str) -> str:
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n{body}\n</main></body></html>\n")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
 
 
 def _header(name: str, state: Mapping, environment: Mapping) -> str:
@@ -72,7 +75,9 @@ def _tiles(table: Mapping) -> str:
         (_from_to(before.get("reward"), after.get("reward")), f"reward-model score, {model_name(anchor)} → PPO"),
         (_from_to(before.get("perplexity"), after.get("perplexity")), "perplexity on base text"),
     ]
-    shown = "".join(f'<div class="tile"><b>{escape(number)}</b><span>{escape(label)}</span></div>' for number, label in tiles if number)
+    shown = "".join(
+        f'<div class="tile"><b>{escape(number)}</b><span>{escape(label)}</span></div>' for number, label in tiles if number
+    )
     return f'<div class="tiles">{shown}</div>' if shown else ""
 
 
@@ -87,7 +92,8 @@ def _table(table: Mapping) -> str:
         cells = "".join(f'<td class="number{" best" if name in best else ""}">{escape(numbers[name])}</td>' for name in names)
         rows.append(f"<tr><td>{escape(label)}</td>{cells}</tr>")
     said = "".join(f'<p class="soft">{escape(line)}</p>' for line in conclusions(table))
-    return f'<h2>Evaluation on held-out prompts</h2><div class="sheet"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>{said}'
+    grid = f'<div class="sheet"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
+    return f"<h2>Evaluation on held-out prompts</h2>{grid}{said}"
 
 
 def _best(measure, table: Mapping) -> set[str]:
@@ -105,7 +111,11 @@ def _answers(rows: Sequence[Mapping]) -> str:
     if not rows:
         return ""
     first, more = rows[:ANSWERS_SHOWN], rows[ANSWERS_SHOWN:ANSWERS_FOLDED]
-    folded = f'<details><summary>{len(more)} more</summary><div class="answers">{"".join(map(_answer, more))}</div></details>' if more else ""
+    folded = (
+        f'<details><summary>{len(more)} more</summary><div class="answers">{"".join(map(_answer, more))}</div></details>'
+        if more
+        else ""
+    )
     return f'<h2>Answers side by side</h2><div class="answers">{"".join(map(_answer, first))}</div>{folded}'
 
 
@@ -119,7 +129,9 @@ def _answer(row: Mapping) -> str:
 
 
 def _mark(answer: Mapping) -> str:
-    parts = [f"{label} {answer[key]:.2g}" for key, label in (("score", "true"), ("reward", "reward")) if answer.get(key) is not None]
+    parts = [
+        f"{label} {answer[key]:.2g}" for key, label in (("score", "true"), ("reward", "reward")) if answer.get(key) is not None
+    ]
     return ", ".join(parts)
 
 
@@ -136,7 +148,8 @@ def _stages(state: Mapping) -> str:
             continue  # the evaluation itself, while it writes this
         said = ", ".join(f"{key} {_value(value)}" for key, value in _flat(record) if key not in ("state", "at"))
         rows.append(f"<tr><td>{escape(name)}</td><td>{escape(str(record.get('state', '')))}</td><td>{escape(said)}</td></tr>")
-    return f'<h2>Stages</h2><div class="sheet"><table><tr><th>stage</th><th>state</th><th>what it said</th></tr>{"".join(rows)}</table></div>'
+    head = "<tr><th>stage</th><th>state</th><th>what it said</th></tr>"
+    return f'<h2>Stages</h2><div class="sheet"><table>{head}{"".join(rows)}</table></div>'
 
 
 def _flat(record: Mapping) -> list[tuple[str, Any]]:

@@ -8,7 +8,8 @@ _PAGE = """
   :root { --ink: #e7ebf0; --soft: #9aa6b5; --line: #333c48; --card: #1b222b; --page: #12171d; --accent: #56b4e9; }
 }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+body { margin: 0; background: var(--page); color: var(--ink); }
+body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 1180px; margin: 0 auto; padding: 20px 16px 60px; }
 h1 { font-size: 1.6rem; margin: 8px 0 2px; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 36px 0 10px; }
@@ -47,15 +48,16 @@ svg { display: block; width: 100%; height: auto; }
 .answer .mark { font-size: .8rem; color: var(--accent); margin-left: 6px; white-space: nowrap; }
 details { margin: 10px 0; }
 summary { cursor: pointer; color: var(--accent); padding: 4px 0; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px; overflow-x: auto; font-size: .82rem; line-height: 1.4; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px; }
+pre { overflow-x: auto; font-size: .82rem; line-height: 1.4; }
 """
 
 
 def _colour_rules() -> str:
-    rules = [
-        f".c{number} {{ stroke: {colour}; }} .dot.c{number}, .f{number} {{ fill: {colour}; }} .b{number} {{ background: {colour}; }}"
-        for number, colour in enumerate(_COLOURS)
-    ]
+    rules = []
+    for number, colour in enumerate(_COLOURS):
+        rules.append(f".c{number} {{ stroke: {colour}; }} .b{number} {{ background: {colour}; }}")
+        rules.append(f".dot.c{number}, .f{number} {{ fill: {colour}; }}")
     return "\n".join([*rules, "polygon { opacity: .85; }"])
 
 

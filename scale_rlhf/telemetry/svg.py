@@ -38,10 +38,10 @@ def stacked_chart(series: Sequence[Series], *, total: Series | None = None, x_la
         bands.append((one, floor, ceiling))
         floor = ceiling
     xs = [x for x, _ in series[0].points]
-    frame = _Frame([*zip(xs, floor), *(total.points if total else [])], from_zero=True)
+    frame = _Frame([*zip(xs, floor, strict=True), *(total.points if total else [])], from_zero=True)
     parts = [frame.axes(x_label)]
     for number, (one, low, high) in enumerate(bands):
-        edge = [*zip(xs, high), *reversed(list(zip(xs, low)))]
+        edge = [*zip(xs, high, strict=True), *reversed(list(zip(xs, low, strict=True)))]
         parts.append(f'<polygon class="f{number}" points="{frame.path(edge)}"><title>{escape(one.name)}</title></polygon>')
     if total:
         parts.append(f'<polyline class="total" points="{frame.path(total.points)}"/>')
@@ -108,8 +108,12 @@ class _Frame:
             parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number_text(tick)}</text>')
         bottom = HEIGHT - BOTTOM
         for tick in self._x_ticks():
-            parts.append(f'<text class="tick" x="{self.x(tick):.1f}" y="{bottom + 15}" text-anchor="middle">{number_text(tick)}</text>')
-        parts.append(f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
+            parts.append(
+                f'<text class="tick" x="{self.x(tick):.1f}" y="{bottom + 15}" text-anchor="middle">{number_text(tick)}</text>'
+            )
+        parts.append(
+            f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
+        )
         return "".join(parts)
 
     def _x_ticks(self) -> list[float]:
@@ -123,13 +127,15 @@ def _line(frame: _Frame, series: Series, colour: str) -> str:
     if not points:
         return ""
     if len(points) == 1:
-        (x, y), = points
+        ((x, y),) = points
         return f'<circle class="dot {colour}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3"/>{_hover(frame, series)}'
     if len(points) < SMOOTHED_FROM:
         return f'<polyline class="line {colour}" points="{frame.path(points)}"/>{_hover(frame, series)}'
     smooth = moving_average(points, len(points) // 20)
-    return (f'<polyline class="line faint {colour}" points="{frame.path(points)}"/>'
-            f'<polyline class="line {colour}" points="{frame.path(smooth)}"/>{_hover(frame, series)}')
+    return (
+        f'<polyline class="line faint {colour}" points="{frame.path(points)}"/>'
+        f'<polyline class="line {colour}" points="{frame.path(smooth)}"/>{_hover(frame, series)}'
+    )
 
 
 def _hover(frame: _Frame, series: Series) -> str:

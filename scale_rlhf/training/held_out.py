@@ -40,7 +40,8 @@ def _language(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
     for batch, weight in _shares(rows, microbatch):
         inputs = trainer._prepare_inputs(trainer.data_collator(batch))
         tokens = int((inputs["labels"][:, 1:] != -100).sum())
-        total += weight * torch.tensor([float(trainer.compute_loss(trainer.model_wrapped, inputs)) * tokens, tokens], dtype=torch.float64)
+        loss = float(trainer.compute_loss(trainer.model_wrapped, inputs))  # TRL's mean over those tokens
+        total += weight * torch.tensor([loss * tokens, tokens], dtype=torch.float64)
     parts = _gathered(total)
     loss = float(sum(part[0] for part in parts) / sum(part[1] for part in parts))
     return {"held_out_loss": loss, "perplexity": math.exp(loss)}
@@ -50,8 +51,8 @@ def _reward(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
     margins = []
     for batch, weight in _shares(rows, microbatch):
         inputs = trainer._prepare_inputs(trainer.data_collator(batch))
-        scores = trainer.model_wrapped(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).logits[:, 0]
-        chosen, rejected = scores.float().chunk(2)
+        outputs = trainer.model_wrapped(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        chosen, rejected = outputs.logits[:, 0].float().chunk(2)
         margins += (chosen - rejected).tolist() if weight else []
     margins = torch.tensor([margin for part in _gathered(margins) for margin in part])
     accuracy = float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())

@@ -58,16 +58,24 @@ def _trainer(job: Job, storage: Path, start_seconds: float):
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    class Trainer(TorchTrainer):
+        """Without the detached actor that removes placement groups: it outlives an interrupted run, looks for any Ray on
+        this machine, and Ray removes the group of a controller that is gone anyway."""
+
+        def _create_default_callbacks(self):
+            return [one for one in super()._create_default_callbacks() if type(one).__name__ != "PlacementGroupCleanerCallback"]
+
     from scale_rlhf.training.supervised_worker import work
 
     section = job.section
     resources = {"CPU": section.cpus} | ({"GPU": section.gpus} if section.gpus else {})
-    return TorchTrainer(
+    return Trainer(
         work, train_loop_config={"job": job},
         scaling_config=ScalingConfig(num_workers=section.workers, use_gpu=section.gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
-            name=storage.name, storage_path=str(storage.parent), failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-            worker_runtime_env={"env_vars": environment(section.threads, section.gpus)}, logging_config=LoggingConfig(log_level="ERROR"),
+            name=storage.name, storage_path=str(storage.parent), logging_config=LoggingConfig(log_level="ERROR"),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            worker_runtime_env={"env_vars": environment(section.threads, section.gpus)},
         ),
     )
 

@@ -60,11 +60,13 @@ def train(
     on `held_out`, the number of parameters and the seconds. Raises RunError with a worker's last words if one fails.
     """
     if len(rows) == 0:
-        raise DataError(f"{stage}: no rows are left to train on: all are held out, or no response begins within max_tokens ({section.max_tokens})")
+        raise DataError(f"{stage}: no rows are left to train on: all are held out, or no response begins within max_tokens "
+                        f"({section.max_tokens})")
     began = time.monotonic()
     work, out = folder.stage(stage).absolute(), folder.model(stage).absolute()
     partial = out.with_name(f".{out.name}.partial")
-    job = Job(kind, section, config.model, start, config.run.seed, lay_out(_lengths(rows), section, config.run.seed), work, partial, packed)
+    layout = lay_out(_lengths(rows), section, config.run.seed)
+    job = Job(kind, section, config.model, start, config.run.seed, layout, work, partial, packed)
     write_inputs(job, tokenizer, rows, held_out)
     run = RayTrainRun(job, work / "ray", config.limits.start_seconds)
     with MetricsLog(folder, stage) as log:
@@ -134,5 +136,5 @@ def _new_lines(path: Path, place: int) -> tuple[list[dict], int]:
 def _check_deadline(stage: str, steps: int, total: int, silent: float, limits: LimitsSection) -> None:
     allowed = limits.update_seconds + (0 if steps else limits.start_seconds)
     if silent > allowed:
-        raise RunError(f"{stage}: its workers made no step for {silent:.0f} s after step {steps} of {total} (allowed: {allowed:.0f} s); "
-                       "see Ray's dashboard or logs for what they do, or raise limits.update_seconds")
+        raise RunError(f"{stage}: its workers made no step for {silent:.0f} s after step {steps} of {total} "
+                       f"(allowed: {allowed:.0f} s); see Ray's dashboard or logs for what they do, or raise limits.update_seconds")

@@ -49,7 +49,11 @@ def _prepare_process(job: Job) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if not job.section.gpus:
         torch.set_num_threads(job.section.threads)
-    os.environ["LOCAL_RANK"] = "0" if job.section.gpus else os.environ["LOCAL_RANK"]  # Ray shows each worker its own GPUs alone
+    else:
+        from ray.train.torch import get_device
+
+        # Ray Train shows a worker all GPUs of its node's workers; where two share one, the rank is not the GPU's number.
+        os.environ["LOCAL_RANK"] = str(get_device().index)
     _leave_out_shared_memory_op()
 
 
@@ -87,7 +91,8 @@ def _model(job: Job, tokenizer):
 
     if job.start is None:
         return scratch_model(job.model.scratch, tokenizer, job.seed)
-    options = {"dtype": weights_dtype(job.section), "attention": job.model.attention, "trust_remote_code": job.model.trust_remote_code}
+    model = job.model
+    options = {"dtype": weights_dtype(job.section), "attention": model.attention, "trust_remote_code": model.trust_remote_code}
     if job.kind == "reward":
         return load_scalar(job.start, seed=job.seed, **options).classifier
     return load_causal(job.start, **options)

@@ -18,7 +18,8 @@ def arguments(job: Job) -> SFTConfig | RewardConfig:
         gradient_accumulation_steps=layout.accumulation, max_grad_norm=section.max_gradient_norm,
         gradient_checkpointing=section.gradient_checkpointing, bf16=section.dtype == "bfloat16" and not section.autocast,
         use_cpu=not section.gpus, deepspeed=_deepspeed(job), train_sampling_strategy="sequential", max_length=None,
-        logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True, log_level="error", dataloader_pin_memory=bool(section.gpus),
+        logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True, log_level="error",
+        dataloader_pin_memory=bool(section.gpus),
     )
     if job.kind == "reward":
         return RewardConfig(**common)
@@ -28,7 +29,8 @@ def arguments(job: Job) -> SFTConfig | RewardConfig:
 def _deepspeed(job: Job) -> dict:
     hidden = job.model.scratch.hidden_size
     if job.start is not None:
-        hidden = AutoConfig.from_pretrained(job.start, trust_remote_code=job.model.trust_remote_code).get_text_config().hidden_size
+        start = AutoConfig.from_pretrained(job.start, trust_remote_code=job.model.trust_remote_code)
+        hidden = start.get_text_config().hidden_size
     config = deepspeed_config(job.section, hidden)
     config |= {"train_micro_batch_size_per_gpu": job.layout.per_device, "gradient_accumulation_steps": job.layout.accumulation}
     if job.section.zero_stage == 3:

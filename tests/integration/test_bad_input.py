@@ -1,4 +1,5 @@
 """Bad input ends before anything starts: one readable message, exit status 2, no run folder, no process."""
+# ruff: noqa: E501 - a case and its message stay on one line
 
 import json
 import shutil

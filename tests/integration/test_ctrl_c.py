@@ -12,6 +12,9 @@ import psutil
 import pytest
 
 from scale_rlhf.cluster.processes import remove_shared_memory, shared_memory_files
+from tests.tiny import tiny_policy
+
+ROOT = Path(__file__).parents[2]
 
 CONFIG = """
 run: {name: toy, stages: [base, sft]}
@@ -33,36 +36,58 @@ def wait(what, seconds: float, process: subprocess.Popen):
     raise AssertionError("it did not come to that in time")
 
 
-def metrics_written(folder: Path):
-    path = folder / "metrics" / "base.jsonl"
-    return path.exists() and path.read_text().count("\n") >= 2
+def start(tmp_path: Path, stage: str, *overrides: str) -> subprocess.Popen:
+    """A run in a process of its own, started from `tmp_path`."""
+    (tmp_path / "toy.yaml").write_text(CONFIG)
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "scale_rlhf.cli", stage, "toy.yaml", f"run.folder={tmp_path}", "run.name=toy", *overrides]
+    return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def stop(process: subprocess.Popen, number: int, metrics: Path) -> str:
+    """Sends the signal once two steps are done; asserts that nothing is left; returns what the run printed."""
+    before = shared_memory_files()
+    ours: dict[int, psutil.Process] = {}
+
+    def two_steps():
+        ours.update((child.pid, child) for child in psutil.Process(process.pid).children(recursive=True))
+        return metrics.exists() and metrics.read_text().count("\n") >= 2
+
+    try:
+        wait(two_steps, 180, process)
+        assert any("raylet" in child.name() for child in ours.values() if child.is_running())
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    left = [child for child in ours.values() if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert left == []
+    assert remove_shared_memory(before) == []
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    return said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_a_run_that_is_stopped_leaves_nothing_behind(tmp_path, number):
-    (tmp_path / "toy.yaml").write_text(CONFIG)
-    before = shared_memory_files()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "scale_rlhf.cli", "run", str(tmp_path / "toy.yaml"), f"run.folder={tmp_path}"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
     folder = tmp_path / "toy"
-    try:
-        wait(lambda: metrics_written(folder), 120, process)
-        ours = psutil.Process(process.pid).children(recursive=True)
-        assert any("raylet" in child.name() for child in ours)
-        process.send_signal(number)
-        said, _ = process.communicate(timeout=40)
-    finally:
-        process.kill()
-    assert process.returncode == 130
+    said = stop(start(tmp_path, "run"), number, folder / "metrics" / "base.jsonl")
     assert f"stopped; go on with: scale-rlhf resume {folder}" in said
-    assert "Traceback" not in said
-    left = [child for child in ours if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    assert left == []
-    assert remove_shared_memory(before) == []
     state = json.loads((folder / "run.json").read_text())["stages"]
     assert (state["base"]["state"], state["sft"]["state"]) == ("stopped", "waiting")
+
+
+@pytest.mark.long
+def test_five_roles_that_are_stopped_leave_nothing_behind(tmp_path):
+    """The engine's own child processes, DeepSpeed's buffers and published weights included."""
+    model = tiny_policy(tmp_path / "model")
+    (tmp_path / "brevity.py").write_text("def reward(samples):\n    return [-len(s['response_ids']) / 10 for s in samples]\n")
+    process = start(
+        tmp_path, "ppo", f"model.path={model}", "reward.function=brevity:reward", "value.initial=policy", "ppo.steps=10000",
+        "ppo.prompts_per_step=8", "rollout.max_response_tokens=16", "cluster.cpus=8",
+    )
+    said = stop(process, signal.SIGINT, tmp_path / "toy" / "metrics" / "ppo.jsonl")
+    assert "scale-rlhf resume" in said
 
 
 def test_shared_memory_of_living_processes_stays():

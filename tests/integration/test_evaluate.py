@@ -35,10 +35,14 @@ def evaluated(cluster, tmp_path_factory):
     text = folder.path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": prompt}) + "\n" for prompt in PROMPTS))
     config = RunConfig(
-        data={"evaluation": str(prompts), "prompts": str(prompts), "base_text": str(text), "hold_out": 0.25}, base={"max_tokens": 32},
-        rollout={"max_response_tokens": 12, "cpus": 1, "kv_cache_gb": 0.05}, evaluation={"judge": f"{__name__}:judge", "samples_shown": 1},
+        data={"evaluation": str(prompts), "prompts": str(prompts), "base_text": str(text), "hold_out": 0.25},
+        base={"max_tokens": 32},
+        rollout={"max_response_tokens": 12, "cpus": 1, "kv_cache_gb": 0.05},
+        evaluation={"judge": f"{__name__}:judge", "samples_shown": 1},
     )
-    (folder.stage("ppo") / "samples.jsonl").write_text(json.dumps({"step": 1, "index": 0, "prompt": "q", "response": "abc", "score": 0.5}) + "\n")
+    (folder.stage("ppo") / "samples.jsonl").write_text(
+        json.dumps({"step": 1, "index": 0, "prompt": "q", "response": "abc", "score": 0.5}) + "\n"
+    )
     drawn = {}
 
     def recorded(*arguments):
@@ -61,7 +65,9 @@ def test_table_answers_and_report_are_written(evaluated):
     assert table["models"]["sft"]["kl"] == 0 and table["models"]["ppo"]["kl"] > 0.5  # two random models are far apart
     for name, values in table["models"].items():
         mean = sum(row["answers"][name]["score"] for row in rows) / len(rows)
-        assert values["score"] == pytest.approx(mean) and all(row["answers"][name]["score"] == len(row["answers"][name]["text"]) % 5 for row in rows)
+        assert values["score"] == pytest.approx(mean) and all(
+            row["answers"][name]["score"] == len(row["answers"][name]["text"]) % 5 for row in rows
+        )
         assert values["reward"] == pytest.approx(sum(row["answers"][name]["reward"] for row in rows) / len(rows))
     assert len({row["answers"]["ppo"]["text"] for row in rows}) > 3  # a seed for each sample
     assert summary["ppo_score"] == table["models"]["ppo"]["score"]

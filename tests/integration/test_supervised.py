@@ -19,7 +19,9 @@ from scale_rlhf.training.supervised import Job, write_inputs
 from tests.tiny import tiny_policy
 
 PLACES = ["France", "Bolivia", "Peru", "Chad", "Fiji", "Cuba", "Laos", "Mali"]
-SCRATCH = {"hidden_size": 64, "layers": 1, "heads": 2, "key_value_heads": 1, "intermediate_size": 96, "vocabulary": 300, "context": 128}
+SCRATCH = {
+    "hidden_size": 64, "layers": 1, "heads": 2, "key_value_heads": 1, "intermediate_size": 96, "vocabulary": 300, "context": 128,
+}
 SMALL = {"max_steps": 4, "batch_size": 8, "microbatch": 8, "max_tokens": 64, "zero_stage": 0}
 
 
@@ -31,10 +33,12 @@ def rows(path, values):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    questions = [f"What is {what} of {place}?" for place in PLACES for what in ("the capital", "the largest city", "a good museum")]
+    things = ("the capital", "the largest city", "a good museum")
+    questions = [f"What is {what} of {place}?" for place in PLACES for what in things]
     return {
         "base_text": rows(folder / "base.jsonl", [{"text": question} for question in questions * 4]),
-        "instructions": rows(folder / "sft.jsonl", [{"prompt": q, "response": "Ask " + "me " * (i % 7) + "later."} for i, q in enumerate(questions)]),
+        "instructions": rows(folder / "sft.jsonl", [
+            {"prompt": q, "response": "Ask " + "me " * (i % 7) + "later."} for i, q in enumerate(questions)]),
         "preferences": rows(folder / "ratings.jsonl", [
             {"prompt": q, "responses": ["A very good answer.", "No."], "ratings": [[5, 4], [1, 0]]} for q in questions]),
         "hold_out": 0.2,
@@ -70,7 +74,8 @@ def test_each_stage_learns_and_says_how_well(made):
         assert [line["step"] for line in metrics(folder, stage)] == list(range(1, 7))
         assert losses(folder, stage)[-1] < 0.8 * losses(folder, stage)[0]
         assert said[stage]["parameters"] > 10_000 and said[stage]["seconds"] > 0
-    assert said["base"]["perplexity"] == pytest.approx(math.exp(said["base"]["held_out_loss"])) and said["base"]["perplexity"] < 200
+    assert said["base"]["perplexity"] == pytest.approx(math.exp(said["base"]["held_out_loss"]))
+    assert said["base"]["perplexity"] < 200
     assert said["sft"]["held_out_loss"] < losses(folder, "sft")[0]
     assert said["reward"]["accuracy"] == 1.0 and 0 <= said["reward"]["calibration_error"] <= 0.5 and said["reward"]["pairs"] >= 1
 
@@ -108,7 +113,8 @@ def test_the_reward_model_scores_the_same_in_plain_transformers_and_packed(made)
     from scale_rlhf.models.loading import load_scalar
 
     folder = made[0].model("reward")
-    plain, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+    plain = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     assert plain.config.num_labels == 1 and plain.config.pad_token_id != plain.config.eos_token_id
     texts = [("What is the capital of Peru?", "A very good answer."), ("Hello", "No.")]
     rows = [dialogue_ids(tokenizer, [{"role": "user", "content": p}, {"role": "assistant", "content": r}]) for p, r in texts]
@@ -116,8 +122,9 @@ def test_the_reward_model_scores_the_same_in_plain_transformers_and_packed(made)
     samples = []
     for place, (ids, said) in enumerate(rows):
         begins = said.index(True)
-        response = np.array(ids[begins:], np.int32)
-        samples.append(Sample(Prompt(place, place, np.array(ids[:begins], np.int32)), response, np.zeros(len(response), np.float32), np.zeros(len(response), np.int32), True))
+        prompt, response = np.array(ids[:begins], np.int32), np.array(ids[begins:], np.int32)
+        nothing = np.zeros(len(response), np.int32)
+        samples.append(Sample(Prompt(place, place, prompt), response, nothing.astype(np.float32), nothing, True))
     with torch.no_grad():
         expected = plain(**{key: padded[key] for key in ("input_ids", "attention_mask")}).logits[:, 0]
         assert torch.allclose(sample_scores(load_scalar(str(folder)), pack(samples)), expected, atol=1e-5)
@@ -126,9 +133,11 @@ def test_the_reward_model_scores_the_same_in_plain_transformers_and_packed(made)
 
 VARIANTS = {
     "plain": {}, "again": {}, "small forwards": {"microbatch": 3}, "checkpointing": {"gradient_checkpointing": True},
-    "zero 1": {"zero_stage": 1}, "zero 2": {"zero_stage": 2}, "zero 3": {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
-    "decay": {"weight_decay": 5.0}, "betas": {"betas": (0.5, 0.6)}, "epsilon": {"epsilon": 1e-2}, "norm": {"max_gradient_norm": 1e-3},
-    "rate": {"learning_rate": 2e-3}, "schedule": {"schedule": "cosine"}, "warm-up": {"warmup_steps": 2}, "steps": {"max_steps": 2},
+    "zero 1": {"zero_stage": 1}, "zero 2": {"zero_stage": 2},
+    "zero 3": {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
+    "decay": {"weight_decay": 5.0}, "betas": {"betas": (0.5, 0.6)}, "epsilon": {"epsilon": 1e-2},
+    "norm": {"max_gradient_norm": 1e-3}, "rate": {"learning_rate": 2e-3}, "schedule": {"schedule": "cosine"},
+    "warm-up": {"warmup_steps": 2}, "steps": {"max_steps": 2},
     "bfloat16": {"dtype": "bfloat16", "zero_stage": 2}, "autocast": {"dtype": "bfloat16", "autocast": True, "zero_stage": 2},
 }
 ALIKE = ("again", "small forwards", "checkpointing", "zero 1", "zero 2", "zero 3")
@@ -137,11 +146,11 @@ PLAIN = SMALL | {"schedule": "linear", "batch_size": 7, "max_steps": None}
 
 @pytest.fixture(scope="module")
 def variants(made, cluster, data, tmp_path_factory):
-    """The sft stage once for each of VARIANTS, and the reward stage, from the same base model, in one process without Ray Train."""
+    """The sft stage once for each of VARIANTS, and the reward stage, from one base model, in one process without Ray Train."""
     folder = tmp_path_factory.mktemp("variants")
     jobs = {name: job(folder / name, made, data, PLAIN | values) for name, values in VARIANTS.items()}
     jobs["reward"] = job(folder / "reward", made, data, PLAIN, kind="reward")
-    whole = PLAIN | {"epochs": 2, "max_tokens": 128, "batch_size": 24}  # all rows in a step, so that packed and not are the same step
+    whole = PLAIN | {"epochs": 2, "max_tokens": 128, "batch_size": 24}  # all rows in a step: the same step, packed or not
     jobs["unpacked"] = job(folder / "unpacked", made, data, whole)
     jobs["packed"] = job(folder / "packed", made, data, whole, packed=True)
     measures = in_one_process(cluster, list(jobs.values()))
@@ -150,14 +159,15 @@ def variants(made, cluster, data, tmp_path_factory):
 
 def job(folder, made, data, settings, kind="language", packed=False):
     """A job on all rows of the data, measured on the first five, from the base model of `made`."""
+    from scale_rlhf.config.schema import DataSource
     from scale_rlhf.data import read
     from scale_rlhf.data.chat import load_tokenizer
-    from scale_rlhf.config.schema import DataSource
 
     start = str(made[0].model("base"))
     tokenizer, section = load_tokenizer(start, made[1].model), SupervisedSection(**settings)
     if kind == "reward":
-        rows = reward_model.pairs(read.preferences(DataSource(path=data["preferences"])), tokenizer, section.max_tokens, margin=False)
+        preferences = read.preferences(DataSource(path=data["preferences"]))
+        rows = reward_model.pairs(preferences, tokenizer, section.max_tokens, margin=False)
     else:
         rows = sft.labelled(read.instructions(DataSource(path=data["instructions"]))["messages"], tokenizer, section.max_tokens)
     first = rows.select(range(5))
@@ -181,7 +191,8 @@ def in_one_process(cluster, jobs):
         from scale_rlhf.training.process_group import free_port
         from scale_rlhf.training.supervised_worker import work
 
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         dist.init_process_group("gloo")
         measures = []
         for one in jobs:

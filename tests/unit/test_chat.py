@@ -96,7 +96,8 @@ def test_no_token_to_pad_with_is_an_error(tmp_path):
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 1, "</s>": 2}, unk_token="a")), eos_token="</s>")
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "</s>": 2}, unk_token="a"))
+    bare = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
     bare.chat_template = "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
     with pytest.raises(ConfigError, match="no padding token"):
         check_tokenizer(bare, "models/bare")

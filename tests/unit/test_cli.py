@@ -38,7 +38,8 @@ def test_config_prints_the_resolved_run_and_starts_nothing(tmp_path):
 
 def test_config_answers_quickly_and_without_torch(tmp_path):
     path = written(tmp_path, "data: {practice: {}}")
-    code = f"import sys; from scale_rlhf.cli import app; app(['config', {str(path)!r}], standalone_mode=False); assert 'torch' not in sys.modules"
+    code = (f"import sys; from scale_rlhf.cli import app; app(['config', {str(path)!r}], standalone_mode=False); "
+            "assert 'torch' not in sys.modules")
     start = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     assert time.monotonic() - start < 5  # a second on an idle machine

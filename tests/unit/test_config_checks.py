@@ -1,4 +1,5 @@
 """What is checked of a whole configuration before anything starts, each message with the key and what to do."""
+# ruff: noqa: E501 - a case and its message stay on one line
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
 """Configuration files: what is right loads and dumps to the same; what is wrong is said with its place and the nearest name."""
+# ruff: noqa: E501 - a case and its message stay on one line
 
 import subprocess
 import sys

@@ -215,7 +215,9 @@ def test_ppo_samples_are_judged_into_metrics(folder):
     judge = Judge(f"{__name__}:by_length")
     judge_training(folder, judge)  # a run without PPO
     assert not folder.metrics("evaluate").exists()
-    (folder.stage("ppo") / "samples.jsonl").write_text(json.dumps({"step": 1, "index": 0, "prompt": "q", "response": "a b", "score": 1}) + "\n")
+    (folder.stage("ppo") / "samples.jsonl").write_text(
+        json.dumps({"step": 1, "index": 0, "prompt": "q", "response": "a b", "score": 1}) + "\n"
+    )
     for _ in range(2):  # a second evaluation takes the place of the first
         judge_training(folder, judge)
     assert [(line["step"], line["true/score"]) for line in read_metrics(folder.metrics("evaluate"))] == [(1, 2.0)]
@@ -292,10 +294,19 @@ def table_of(verdicts=True):
     who = Contestants({"base": "B", "sft": "S", "ppo": "P"}, "sft", frozenset())
     answers = {name: samples(2, seed=place) for place, name in enumerate(who.paths)}
     said = {"base": [0, 0], "sft": [1, 3], "ppo": [4, 3]}
-    judged = {name: [Verdict(float(score), right_form=float(score > 0)) for score in numbers] for name, numbers in said.items()} if verdicts else None
-    scores = Scores(kl={"base": 50.0, "sft": 0.0, "ppo": 8.0}, perplexity={"base": 3.0, "sft": 3.5, "ppo": 3.6},
-                    rewards={"base": [0.0, 0.0], "sft": [1.0, 1.0], "ppo": [2.0, 0.0]})
-    table = make_table(RunConfig(), who, answers, judged, scores, [5.0, 4.0] if verdicts else [None, None], "m:judge" if verdicts else None)
+    judged = (
+        {name: [Verdict(float(score), right_form=float(score > 0)) for score in numbers] for name, numbers in said.items()}
+        if verdicts
+        else None
+    )
+    scores = Scores(
+        kl={"base": 50.0, "sft": 0.0, "ppo": 8.0},
+        perplexity={"base": 3.0, "sft": 3.5, "ppo": 3.6},
+        rewards={"base": [0.0, 0.0], "sft": [1.0, 1.0], "ppo": [2.0, 0.0]},
+    )
+    table = make_table(
+        RunConfig(), who, answers, judged, scores, [5.0, 4.0] if verdicts else [None, None], "m:judge" if verdicts else None
+    )
     return table, answers, judged, scores
 
 
@@ -328,6 +339,18 @@ def test_what_is_printed():
     print_table(table, console)
     print_answers(rows, 2, console)
     text = console.export_text()
-    for shown in ("base", "SFT", "PPO", "3.50", "75%", "60% of the gap", "base 3.00, SFT 3.50, PPO 3.60", "[b]What 1?", "[/red] text", "(nothing)", "4 of 5"):
+    for shown in (
+        "base",
+        "SFT",
+        "PPO",
+        "3.50",
+        "75%",
+        "60% of the gap",
+        "base 3.00, SFT 3.50, PPO 3.60",
+        "[b]What 1?",
+        "[/red] text",
+        "(nothing)",
+        "4 of 5",
+    ):
         assert shown in text, shown
     assert rows[0]["answers"]["ppo"]["score"] == 4.0 and rows[0]["answers"]["ppo"]["reward"] == 2.0 and rows[1]["best"] == 4.0

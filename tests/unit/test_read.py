@@ -1,4 +1,5 @@
 """Data files: every form comes out in one normal form; every fault is a DataError with file and line."""
+# ruff: noqa: E501 - a case and its message stay on one line
 
 import csv
 import gzip

@@ -62,23 +62,75 @@ def make_run(folder: RunFolder, steps: int = 60) -> None:
                 log.log(step, {"loss": 3 / step, "accuracy": 1 - 0.5 / step})
     work = folder.stage("evaluation")
     (work / "table.json").write_text(json.dumps(TABLE))
-    rows = [{"index": i, "prompt": f"Question {i}? {EVIL}", "answers": {
-        "base": {"text": "What else?", "score": 0.0, "reward": -1.0}, "sft": {"text": EVIL, "score": 2.0, "reward": 0.5},
-        "ppo": {"text": "", "score": 4.0, "reward": 1.5}}} for i in range(9)]
+    rows = [
+        {
+            "index": i,
+            "prompt": f"Question {i}? {EVIL}",
+            "answers": {
+                "base": {"text": "What else?", "score": 0.0, "reward": -1.0},
+                "sft": {"text": EVIL, "score": 2.0, "reward": 0.5},
+                "ppo": {"text": "", "score": 4.0, "reward": 1.5},
+            },
+        }
+        for i in range(9)
+    ]
     (work / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder.path / "config.yaml").write_text(f"run: {{name: practice-run}}  # {EVIL}\n")
-    (folder.path / "environment.json").write_text(json.dumps({"cpus": 2, "seeds": {"run": 3}, "packages": {"scale-rlhf": "0.1.0", "torch": "2.13.0"}}))
-    (folder.path / "run.json").write_text(json.dumps({"created": "2026-01-02T03:04:05", "stages": {
-        "sft": {"state": "done", "seconds": 12.5, "summary": {"loss": 0.51234}}, "evaluate": {"state": "running"}}}))
+    (folder.path / "environment.json").write_text(
+        json.dumps({"cpus": 2, "seeds": {"run": 3}, "packages": {"scale-rlhf": "0.1.0", "torch": "2.13.0"}})
+    )
+    (folder.path / "run.json").write_text(
+        json.dumps(
+            {
+                "created": "2026-01-02T03:04:05",
+                "stages": {
+                    "sft": {"state": "done", "seconds": 12.5, "summary": {"loss": 0.51234}},
+                    "evaluate": {"state": "running"},
+                },
+            }
+        )
+    )
 
 
 TABLE = {
     "models": {
-        "base": {"path": "x", "score": 0.1, "right_form": 0.03, "reward": -1.2, "kl": 80.0, "perplexity": 3.1, "tokens": 64.0, "win_rate": 0.02},
-        "sft": {"path": "x", "score": 2.5, "right_form": 0.93, "reward": 0.3, "kl": 0.0, "perplexity": 3.6, "tokens": 9.0, "win_rate": None},
-        "ppo": {"path": "x", "score": 4.2, "right_form": 0.99, "reward": 2.1, "kl": 9.1, "perplexity": 3.9, "tokens": 11.0, "win_rate": 0.84},
+        "base": {
+            "path": "x",
+            "score": 0.1,
+            "right_form": 0.03,
+            "reward": -1.2,
+            "kl": 80.0,
+            "perplexity": 3.1,
+            "tokens": 64.0,
+            "win_rate": 0.02,
+        },
+        "sft": {
+            "path": "x",
+            "score": 2.5,
+            "right_form": 0.93,
+            "reward": 0.3,
+            "kl": 0.0,
+            "perplexity": 3.6,
+            "tokens": 9.0,
+            "win_rate": None,
+        },
+        "ppo": {
+            "path": "x",
+            "score": 4.2,
+            "right_form": 0.99,
+            "reward": 2.1,
+            "kl": 9.1,
+            "perplexity": 3.9,
+            "tokens": 11.0,
+            "win_rate": 0.84,
+        },
     },
-    "anchor": "sft", "prompts": 300, "temperature": 0.7, "win_by": "true score", "best_attainable": 4.9, "gap_closed": 0.708,
+    "anchor": "sft",
+    "prompts": 300,
+    "temperature": 0.7,
+    "win_by": "true score",
+    "best_attainable": 4.9,
+    "gap_closed": 0.708,
 }
 
 
@@ -86,12 +138,32 @@ def _ppo_values(step: int) -> dict[str, float]:
     share = 1 - math.exp(-step / 20)
     wave = 0.2 * math.sin(step)
     return {
-        "reward/score_mean": 3 * share + wave, "reward/total_mean": 2 * share, "kl/reference_mean": 9 * share, "kl/coefficient": 0.05,
-        "policy/loss": wave, "policy/entropy": 1.5 - share, "policy/clip_fraction": 0.1, "policy/approximate_kl": 0.01, "policy/gradient_norm": 1.0,
-        "value/loss": 1 - share, "value/explained_variance": math.nan if step == 1 else share, "value/error": 1 - share, "value/gradient_norm": 2.0,
-        "response/tokens_mean": 10 + 2 * share, "response/ended_share": 0.9, "parity/gap_mean": 1e-7, "parity/gap_max": 2e-6,
-        "time/step": 2.0, "time/generate": 0.8, "time/score": 0.2, "time/reference": 0.2, "time/value_prepare": 0.1,
-        "time/update_policy": 0.7, "time/update_value": 0.7, "time/publish": 0.05, "tokens/per_second": 900.0,
+        "reward/score_mean": 3 * share + wave,
+        "reward/total_mean": 2 * share,
+        "kl/reference_mean": 9 * share,
+        "kl/coefficient": 0.05,
+        "policy/loss": wave,
+        "policy/entropy": 1.5 - share,
+        "policy/clip_fraction": 0.1,
+        "policy/approximate_kl": 0.01,
+        "policy/gradient_norm": 1.0,
+        "value/loss": 1 - share,
+        "value/explained_variance": math.nan if step == 1 else share,
+        "value/error": 1 - share,
+        "value/gradient_norm": 2.0,
+        "response/tokens_mean": 10 + 2 * share,
+        "response/ended_share": 0.9,
+        "parity/gap_mean": 1e-7,
+        "parity/gap_max": 2e-6,
+        "time/step": 2.0,
+        "time/generate": 0.8,
+        "time/score": 0.2,
+        "time/reference": 0.2,
+        "time/value_prepare": 0.1,
+        "time/update_policy": 0.7,
+        "time/update_value": 0.7,
+        "time/publish": 0.05,
+        "tokens/per_second": 900.0,
     }
 
 
@@ -107,14 +179,38 @@ def test_the_report_is_one_self_contained_file(folder):
 
 def test_it_shows_table_answers_curves_and_configuration(folder):
     text = write_report(folder.path).read_text()
-    for shown in ("71%", "2.50 → 4.20", "84%", "3.60 → 3.90", "KL to SFT, nats a response", "win rate against SFT", "Best attainable true score: 4.90",
-                  "Question 8?", "(nothing)", "torch", "seed 3", "0.5123", "2026-01-02"):
+    for shown in (
+        "71%",
+        "2.50 → 4.20",
+        "84%",
+        "3.60 → 3.90",
+        "KL to SFT, nats a response",
+        "win rate against SFT",
+        "Best attainable true score: 4.90",
+        "Question 8?",
+        "(nothing)",
+        "torch",
+        "seed 3",
+        "0.5123",
+        "2026-01-02",
+    ):
         assert shown in text, shown
     titles = re.findall(r"<figcaption>([^<]*)</figcaption>", text)
-    for title in ("Reward-model score", "True score of the same answers", "KL to the reference, nats a response", "Value error",
-                  "Explained variance of the value", "Response length, tokens", "Entropy, nats a token", "Clip fraction",
-                  "Time of a step by role, seconds", "Base model: loss", "Instruction tuning: loss", "Reward model: loss",
-                  "Engine against trainer, log-probability gap"):
+    for title in (
+        "Reward-model score",
+        "True score of the same answers",
+        "KL to the reference, nats a response",
+        "Value error",
+        "Explained variance of the value",
+        "Response length, tokens",
+        "Entropy, nats a token",
+        "Clip fraction",
+        "Time of a step by role, seconds",
+        "Base model: loss",
+        "Instruction tuning: loss",
+        "Reward model: loss",
+        "Engine against trainer, log-probability gap",
+    ):
         assert title in titles, title
     assert "evaluate" not in re.findall(r"<tr><td>([^<]*)</td><td>", text)  # it is not done while it writes this
 

@@ -7,7 +7,9 @@ from scale_rlhf.errors import DataError
 from scale_rlhf.models.scratch import scratch_config, scratch_model, train_tokenizer
 
 TEXT = ["What is the capital of France?", "What is the capital of Bolivia?", "Help me brainstorm museums in Bogotá."] * 20
-SMALL = ScratchSection(vocabulary=300, hidden_size=32, layers=1, heads=2, key_value_heads=1, head_dim=16, intermediate_size=48, context=64)
+SMALL = ScratchSection(
+    vocabulary=300, hidden_size=32, layers=1, heads=2, key_value_heads=1, head_dim=16, intermediate_size=48, context=64,
+)
 
 
 @pytest.fixture(scope="module")

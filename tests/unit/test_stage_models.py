@@ -32,7 +32,9 @@ def test_what_the_stage_before_made(folder):
 
 def test_the_config_comes_first(folder):
     make(folder, "base", "sft", "reward")
-    config = RunConfig.model_validate({"model": {"path": "m"}, "policy": {"model": "p"}, "reward": {"model": "r"}, "value": {"initial": "policy"}})
+    config = RunConfig.model_validate(
+        {"model": {"path": "m"}, "policy": {"model": "p"}, "reward": {"model": "r"}, "value": {"initial": "policy"}},
+    )
     assert starting_model(config, folder, "reference") == "p"  # the policy's start
     assert starting_model(config, folder, "value") == "p"
     assert starting_model(config, folder, "reward") == "r"
@@ -45,7 +47,9 @@ def test_model_path_where_no_stage_ran(folder):
     assert starting_model(config, folder, "sft") == starting_model(config, folder, "policy") == "hub/name"
 
 
-@pytest.mark.parametrize("role, key", [("sft", "sft.model"), ("policy", "policy.model"), ("reference", "policy.model"), ("reward", "reward.model")])
+@pytest.mark.parametrize("role, key", [
+    ("sft", "sft.model"), ("policy", "policy.model"), ("reference", "policy.model"), ("reward", "reward.model"),
+])
 def test_no_model_says_which_key_to_set(folder, role, key):
     with pytest.raises(ConfigError, match=key):
         starting_model(RunConfig(), folder, role)
@@ -58,7 +62,8 @@ def test_a_reward_function_cannot_start_the_value_model(folder):
 
 
 def test_vocabularies(tmp_path):
-    first, same, other = (str(tiny_policy(tmp_path / name, vocabulary=size)) for name, size in (("a", 320), ("b", 320), ("c", 300)))
+    sizes = {"a": 320, "b": 320, "c": 300}
+    first, same, other = (str(tiny_policy(tmp_path / name, vocabulary=size)) for name, size in sizes.items())
     check_same_vocabulary(first, same)
     with pytest.raises(ConfigError, match="different vocabularies: 320 and 300"):
         check_same_vocabulary(first, other)

@@ -1,0 +1,38 @@
+# make run | test | test-fast | test-long | lint | install | clean
+# Each makes .venv and installs into it first, where that is not done yet (scripts/setup.sh).
+#   make run ARGS="ppo.steps=50 run.seed=1"     other settings
+#   make run ACCELERATOR=cuda                   the CUDA builds instead of the CPU ones
+#   make test ARGS="-k gae"                     some tests
+
+SHELL := /bin/bash
+export ACCELERATOR ?= cpu
+CONFIG ?= configs/quickstart.yaml
+PYTEST := python -m pytest --verbose --durations=15
+
+# Ahead of the rest, so that what is compiled at first use finds ninja though .venv is not activated.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: run test test-fast test-long lint install clean
+
+run: install
+	scale-rlhf run $(CONFIG) $(ARGS)
+
+test: install
+	$(PYTEST) tests/unit tests $(ARGS)
+
+test-fast: install
+	$(PYTEST) tests/unit $(ARGS)
+
+test-long: install
+	$(PYTEST) -m "" tests/unit tests $(ARGS)
+
+lint: install
+	ruff check .
+
+install:
+	@scripts/setup.sh
+
+# The environment and what tools left behind; never runs/.
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,114 @@
+"""The whole path through the command line: base, SFT, reward model, PPO with five roles, evaluation - in miniature.
+
+Training runs with the practice world's truth unimportable in every process: no stage but evaluation knows it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = Path(__file__).with_name("tiny_run.yaml")
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name == "scale_rlhf.data.practice.truth":
+            raise ImportError("the truth is for evaluation alone")
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def scale_rlhf(*arguments: str, path: str, status: int = 0, timeout: float = 420) -> str:
+    """Run the command line with PYTHONPATH=path; its output, or a failure that shows it."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "scale_rlhf.cli", *arguments], cwd=ROOT, text=True, capture_output=True, timeout=timeout,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+    assert ended.returncode == status, ended.stdout[-3000:] + ended.stderr[-3000:]
+    return ended.stdout + ended.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A run with the truth unimportable: every training stage ends, and evaluation, which needs it, cannot."""
+    folder = tmp_path_factory.mktemp("runs")
+    blocked = folder / "blocked"
+    blocked.mkdir()
+    (blocked / "sitecustomize.py").write_text(BLOCK)
+    said = scale_rlhf("run", str(CONFIG), f"run.folder={folder}", path=f"{blocked}{os.pathsep}{ROOT}", status=2)
+    assert "the truth is for evaluation alone" in said and "scale-rlhf resume" in said
+    return folder / "tiny"
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.timeout(600)
+def test_training_ends_and_leaves_everything_in_its_folder(finished):
+    state = json.loads((finished / "run.json").read_text())
+    assert {name: stage["state"] for name, stage in state["stages"].items()} == dict.fromkeys(
+        ("base", "sft", "reward", "ppo"), "done") | {"evaluate": "failed"}
+    for stage in ("base", "sft", "reward", "ppo"):
+        assert (finished / "models" / stage / "model.safetensors").is_file() and (finished / "models" / stage / "tokenizer.json").is_file()
+        assert lines(finished / "metrics" / f"{stage}.jsonl") and list((finished / "tensorboard" / stage).glob("events*"))
+    metrics = lines(finished / "metrics" / "ppo.jsonl")
+    assert [one["step"] for one in metrics] == [1, 2, 3]
+    assert all(one["parity/gap_max"] < 1e-4 for one in metrics)
+    assert metrics[0]["kl/reference_mean"] == pytest.approx(0, abs=1e-4)  # policy and reference start the same
+    assert metrics[-1]["kl/coefficient"] != metrics[0]["kl/coefficient"]  # adaptive
+    samples = lines(finished / "ppo" / "samples.jsonl")
+    assert [one["index"] for one in samples] == list(range(3 * 6 * 3))
+
+
+@pytest.mark.timeout(600)
+def test_plain_transformers_give_what_the_run_saw(finished):
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    policy = AutoModelForCausalLM.from_pretrained(finished / "ppo" / "checkpoints" / "step-000002", dtype=torch.float32).eval()
+    reward = AutoModelForSequenceClassification.from_pretrained(finished / "models" / "reward", dtype=torch.float32).eval()
+    last = [one for one in lines(finished / "ppo" / "samples.jsonl") if one["step"] == 3]
+    for one in last:
+        ids = torch.tensor([one["prompt_ids"] + one["response_ids"]])
+        with torch.no_grad():
+            logprobs = torch.log_softmax(policy(ids).logits[0, len(one["prompt_ids"]) - 1 : -1], -1)
+            score = reward(ids).logits[0, 0].item()
+        total = logprobs.gather(-1, ids[0, len(one["prompt_ids"]) :, None]).sum().item()
+        assert total == pytest.approx(one["logprob"], abs=1e-3) and score == pytest.approx(one["score"], abs=1e-4)
+
+
+@pytest.mark.timeout(600)
+def test_the_same_seed_gives_the_same_run_twice(finished, tmp_path):
+    from safetensors.torch import load_file
+
+    models = {f"{role}.model": finished / "models" / stage for role, stage in (
+        ("policy", "sft"), ("reference", "sft"), ("reward", "reward"), ("value", "reward"))}
+    again = [f"{key}={path}" for key, path in models.items()] + [f"data.prompts={finished / 'data' / 'prompts.jsonl'}"]
+    scale_rlhf("ppo", str(CONFIG), f"run.folder={tmp_path}", *again, path=str(ROOT))
+    assert lines(tmp_path / "tiny" / "ppo" / "samples.jsonl") == lines(finished / "ppo" / "samples.jsonl")
+    first, second = (load_file(folder / "models" / "ppo" / "model.safetensors") for folder in (finished, tmp_path / "tiny"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    timeless = [{k: v for k, v in one.items() if not _timed(k)} for one in lines(finished / "metrics" / "ppo.jsonl")]
+    assert timeless == [{k: v for k, v in one.items() if not _timed(k)} for one in lines(tmp_path / "tiny" / "metrics" / "ppo.jsonl")]
+    assert np.isfinite([value for one in timeless for value in one.values()]).all()
+
+
+def _timed(key: str) -> bool:
+    return key.startswith("time") or any(word in key for word in ("seconds", "busy", "fill", "queue", "running", "rollout/"))
+
+
+@pytest.mark.timeout(600)
+def test_evaluation_goes_on_from_where_the_run_stopped_and_shows_what_each_stage_changed(finished):
+    shown = scale_rlhf("resume", str(finished), path=str(ROOT))
+    table = json.loads((finished / "evaluation" / "table.json").read_text())
+    assert "true score" in shown and "ppo" in json.dumps(table).lower()
+    assert json.loads((finished / "run.json").read_text())["stages"]["evaluate"]["state"] == "done"
+    report = (finished / "report.html").read_text()
+    assert "<svg" in report and "http://" not in report.replace("http://www.w3.org", "") and "https://" not in report
