@@ -156,9 +156,6 @@ def _top_module(name: str) -> bool:
 
 
 def _attention(config: RunConfig, stages: list[str]) -> Iterator[str]:
-    if config.sft.packing and config.model.attention != "flash_attention_2":
-        yield ("sft.packing: needs model.attention: flash_attention_2, or samples of one row would attend to each other; "
-               f"found {config.model.attention}. Set sft.packing=false, or the attention on GPUs")
     if config.model.attention != "flash_attention_2":
         return
     users = {"base": ["base"], "sft": ["sft"], "reward": ["reward_model"], "ppo": ["policy", "value", "reference"]}

@@ -143,7 +143,7 @@ class BaseStageSection(SupervisedSection):
 
 
 class SftSection(SupervisedSection):
-    packing: bool = Field(False, description="Several samples a row, without attention between them; needs attention: flash_attention_2.")
+    packing: bool = Field(False, description="Several samples a row of max_tokens, without padding and without attention between them.")
 
 
 class RewardModelSection(SupervisedSection):

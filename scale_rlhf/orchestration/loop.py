@@ -108,6 +108,8 @@ class Loop:
                 published.cancel()
             metrics |= await self.parity.probe(version + 1) | await self._role_metrics()
             metrics |= step_metrics(batch, version, self.kl_coefficient) | self.clock.step([one.sample.index for one in batch])
+            metrics |= {"time/score": metrics["reward_server/busy_seconds"], "time/reference": metrics["reference_server/busy_seconds"],
+                        "tokens/per_second": metrics["tokens/step"] / metrics["time/step"]}
             self._adapt(metrics["kl/reference_mean"])
             await self.on_step(Step(version + 1, batch, metrics))
             metrics = {}

@@ -51,12 +51,12 @@ class StepClock:
             self.spans[what] = self.spans.get(what, 0.0) + self.clock() - started
 
     def step(self, indices: Sequence[int]) -> dict[str, float]:
-        """Close the step that trained these samples. `score` is the wait after the last of them was generated."""
+        """Close the step that trained these samples. `score_wait` is the wait after the last of them was generated."""
         now = self.clock()
         admitted, generated, scored = ([self.events[name].pop(index) for index in indices] for name in ("admitted", "generated", "scored"))
         taken = {f"time/{what}": seconds for what, seconds in self.spans.items()} | {
             "time/step": now - self.last, "time/generate": max(generated) - min(admitted),
-            "time/score": max(0.0, max(scored) - max(generated)),
+            "time/score_wait": max(0.0, max(scored) - max(generated)),
         }
         self.spans, self.last = {}, now
         return taken

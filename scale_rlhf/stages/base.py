@@ -27,7 +27,7 @@ def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
     if config.model.path is not None:
         raise ConfigError(f"run.stages: the stage `base` makes a model from scratch, and model.path names one "
                           f"({config.model.path}); leave `base` out of run.stages, or set model.path to null")
-    text, held_out = _texts(config, folder)
+    text, held_out = texts(config, folder)
     tokenizer = _tokenizer(config, text)
     rows = [pack_text(part, tokenizer, config.base.max_tokens) for part in (text, held_out)]
     return train("language", config, folder, "base", section=config.base, start=config.base.model, tokenizer=tokenizer,
@@ -48,7 +48,7 @@ def pack_text(lines: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: 
     return Dataset.from_dict({"input_ids": rows, "labels": rows})
 
 
-def _texts(config: RunConfig, folder: RunFolder) -> tuple[list[str], list[str]]:
+def texts(config: RunConfig, folder: RunFolder) -> tuple[list[str], list[str]]:
     """Lines to train on, and lines held out: the practice world's own, else the last share `data.hold_out`."""
     from scale_rlhf.config.schema import DataSource
     from scale_rlhf.data.read import base_text

@@ -87,11 +87,11 @@ def _evaluate(
 def held_out_text(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Rows of token ids of base text that no stage trained on, laid out as the base stage does; none where there is no text."""
     from scale_rlhf.data.sources import sources
-    from scale_rlhf.stages.base import _texts, pack_text
+    from scale_rlhf.stages.base import texts, pack_text
 
     if sources(config, folder).base_text is None:
         return []
-    lines = _texts(config, folder)[1]
+    lines = texts(config, folder)[1]
     if not lines:
         return []
     width = config.base.max_tokens

@@ -28,6 +28,7 @@ from scale_rlhf.data.sources import sources
 from scale_rlhf.errors import RunError, UserError
 from scale_rlhf.orchestration.run_folder import RunFolder, check_free
 from scale_rlhf.stages.summary import final_table, stage_line
+from scale_rlhf.telemetry.report import write_report
 
 # Of libraries that stages import: what is worth saying, stages say.
 _QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
@@ -98,6 +99,7 @@ def _carry_on(config: RunConfig, folder: RunFolder, stages: list[str], notes: li
     finally:
         before = folder.state().get("seconds", 0.0)  # of the run before it was resumed
         folder.note(seconds=round(before + time.monotonic() - started, 1))
+    write_report(folder.path)  # again, where evaluation wrote one: with every stage's time
     final_table(folder, console)
     return folder
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import warnings
 
 from scale_rlhf.cluster.device import collective_backend
 
@@ -26,6 +27,8 @@ def join(rank: int, world: int, address: str, port: int, seconds: float) -> None
     import deepspeed
 
     _leave_out_shared_memory_op()
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 calls old: every rank would say so in the run's output.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     deepspeed.init_distributed(
         dist_backend=collective_backend(), auto_mpi_discovery=False, timeout=timedelta(seconds=seconds), verbose=False,
     )

@@ -190,6 +190,12 @@ def test_policy_update_does_not_depend_on_the_cut(groups, batch, advantages, pla
     same(found, expected)
 
 
+def test_the_same_update_twice_is_the_same_to_the_bit(groups, batch, advantages):
+    config = configuration("policy", workers=2, zero_stage=2)
+    first, again = (groups[2].policy(config, batch, advantages)[0] for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
 def test_more_ranks_than_samples(groups, policy_folder, batch, advantages):
     one = TrainingBatch(batch.samples[:1], batch.scores[:1], batch.reference_logprobs[:1], 0.1)
     weights = [

@@ -92,11 +92,11 @@ def test_the_same_seed_gives_the_same_run_twice(finished, tmp_path):
         ("policy", "sft"), ("reference", "sft"), ("reward", "reward"), ("value", "reward"))}
     again = [f"{key}={path}" for key, path in models.items()] + [f"data.prompts={finished / 'data' / 'prompts.jsonl'}"]
     scale_rlhf("ppo", str(CONFIG), f"run.folder={tmp_path}", *again, path=str(ROOT))
-    assert lines(tmp_path / "tiny" / "ppo" / "samples.jsonl") == lines(finished / "ppo" / "samples.jsonl")
-    first, second = (load_file(folder / "models" / "ppo" / "model.safetensors") for folder in (finished, tmp_path / "tiny"))
+    assert lines(tmp_path / "tiny-ppo" / "ppo" / "samples.jsonl") == lines(finished / "ppo" / "samples.jsonl")
+    first, second = (load_file(folder / "models" / "ppo" / "model.safetensors") for folder in (finished, tmp_path / "tiny-ppo"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     timeless = [{k: v for k, v in one.items() if not _timed(k)} for one in lines(finished / "metrics" / "ppo.jsonl")]
-    assert timeless == [{k: v for k, v in one.items() if not _timed(k)} for one in lines(tmp_path / "tiny" / "metrics" / "ppo.jsonl")]
+    assert timeless == [{k: v for k, v in one.items() if not _timed(k)} for one in lines(tmp_path / "tiny-ppo" / "metrics" / "ppo.jsonl")]
     assert np.isfinite([value for one in timeless for value in one.values()]).all()
 
 

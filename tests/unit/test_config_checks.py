@@ -57,7 +57,6 @@ def test_the_defaults_pass():
     ({"model": {"attention": "flash_attention_2"}}, "model.attention: flash_attention_2 needs a GPU, and policy.gpus is 0"),
     ({"data": {"practice": {}, "max_prompt_tokens": 250}}, "data.max_prompt_tokens + rollout.max_response_tokens: 250 + 64 = 314 tokens, more than model.scratch.context (256)"),
     ({"sft": {"max_tokens": 257}}, "sft.max_tokens: 257, more than model.scratch.context (256)"),
-    ({"sft": {"packing": True}}, "sft.packing: needs model.attention: flash_attention_2"),
     ({"policy": {"autocast": True}}, "policy.autocast: needs policy.dtype: bfloat16; found float32"),
     ({"value": {"zero_stage": 0, "offload_optimizer": True}}, "value.offload_optimizer: needs value.zero_stage 1, 2 or 3; found 0"),
     ({"sft": {"offload_parameters": True}}, "sft.offload_parameters: needs sft.zero_stage 3; found 2"),
