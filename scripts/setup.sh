@@ -41,7 +41,7 @@ fi
 
 # ---- the environment
 case $ACCELERATOR in
-    cpu) echo "Installing the CPU builds into .venv: about 2 minutes, 3 GB." ;;
+    cpu) echo "Installing the CPU builds into .venv: about 2 minutes, 3.2 GB." ;;
     cuda) echo "Installing the CUDA builds into .venv: several minutes, about 15 GB." ;;
 esac
 began=$SECONDS
@@ -54,9 +54,9 @@ log=.venv/install.log
 : >$log
 
 progress() {  # pip's output as a line for each 20 packages
-    awk '/^Collecting/ && ++n % 20 == 0 { print "      " n " packages fetched"; fflush() }
-         /^Building wheels/ { print "      building DeepSpeed"; fflush() }
-         /^Installing collected/ { print "      unpacking"; fflush() }'
+    awk '/^(Collecting|Processing) / && ++n % 20 == 0 { print "         " n " fetched"; fflush() }
+         /^Building wheels .*deepspeed/ { print "         building DeepSpeed"; fflush() }
+         /^Installing collected/ && n > 20 { print "         unpacking"; fflush() }'
 }
 pip() { .venv/bin/python -m pip install --no-deps --disable-pip-version-check --progress-bar off "$@" 2>&1 | tee -a $log | progress; }
 step() { printf '  %3d s  %s\n' $((SECONDS - began)) "$1"; }

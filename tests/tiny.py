@@ -42,7 +42,8 @@ def tiny_tokenizer(folder: Path, *, vocabulary: int = 320) -> Path:
 
 
 def tiny_policy(
-    folder: Path, *, vocabulary: int = 320, tied: bool = True, seed: int = 0, hidden: int = 64, layers: int = 2, tokenizer: bool = True,
+    folder: Path, *, vocabulary: int = 320, tied: bool = True, seed: int = 0, hidden: int = 64, layers: int = 2,
+    tokenizer: bool = True,
 ) -> Path:
     """A causal language model with random weights, large enough that its distribution is far from uniform."""
     from transformers import Qwen3ForCausalLM
@@ -53,7 +54,8 @@ def tiny_policy(
 
 
 def tiny_classifier(
-    folder: Path, *, vocabulary: int = 320, tied: bool = True, seed: int = 1, hidden: int = 64, layers: int = 2, tokenizer: bool = True,
+    folder: Path, *, vocabulary: int = 320, tied: bool = True, seed: int = 1, hidden: int = 64, layers: int = 2,
+    tokenizer: bool = True,
 ) -> Path:
     """A sequence-classification model with one label and random weights: a reward model, or the start of a value model."""
     from transformers import Qwen3ForSequenceClassification

@@ -97,7 +97,7 @@ class Optimisation(Section):
     dtype: Dtype = Field("float32", description="Type that the model computes in. bfloat16 keeps fp32 master weights in the optimizer.")
     autocast: bool = Field(False, description="bfloat16 by autocast over fp32 weights, instead of bfloat16 weights; needs dtype: bfloat16.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, a third more time.")
-    zero_stage: ZeroStage = Field(2, description="DeepSpeed ZeRO: what is sharded over the workers.")
+    zero_stage: ZeroStage = Field(2, description="DeepSpeed ZeRO: what is sharded over the workers. With bfloat16 weights 0 runs as 1.")
     offload_optimizer: bool = Field(False, description="Keep optimizer state in CPU memory (ZeRO 1 to 3).")
     offload_parameters: bool = Field(False, description="Keep parameters in CPU memory (ZeRO 3).")
 

@@ -1,9 +1,9 @@
 """Every file of data read once before a run starts: form, columns, and the length of its prompts."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.data import read
 from scale_rlhf.data.limit import within_limit
 from scale_rlhf.data.sources import ResolvedSources
 from scale_rlhf.errors import DataError, UserError
@@ -69,8 +69,6 @@ def _counter(config: RunConfig, sources: ResolvedSources) -> Callable[[list[dict
     if path:
         tokenizer = load_tokenizer(path, config.model)
     else:
-        tokenizer = train_tokenizer(read.base_text(sources.need("base_text"))["text"], config.model.scratch)
+        template = Path(config.model.chat_template).read_text() if config.model.chat_template else None
+        tokenizer = train_tokenizer(sources.training_text()["text"], config.model.scratch, template)
     return lambda messages: len(prompt_ids(tokenizer, messages))
-
-
-__all__ = ["check_data"]

@@ -107,7 +107,8 @@ def model_config(path: str, trust_remote_code: bool = False):
     from transformers import AutoConfig
 
     if os.path.exists(path) and not os.path.isfile(os.path.join(path, "config.json")):
-        raise ConfigError(f"{path}: expected a model folder with a config.json, found none; give a Hugging Face model folder or a hub name")
+        raise ConfigError(f"{path}: expected a model folder with a config.json, found none; "
+                          "give a Hugging Face model folder or a hub name")
     with offline_if_local(path):
         try:
             config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -120,12 +121,10 @@ def model_config(path: str, trust_remote_code: bool = False):
 
 
 def _from_pretrained(kind, path: str, config, dtype: str, attention: str, trust_remote_code: bool) -> nn.Module:
-    quiet = _without_progress_bars()
-    with offline_if_local(path), quiet:
+    options = {"dtype": TORCH_DTYPES[dtype], "attn_implementation": attention, "trust_remote_code": trust_remote_code}
+    with offline_if_local(path), _without_progress_bars():
         try:
-            model = kind.from_pretrained(
-                path, config=config, dtype=TORCH_DTYPES[dtype], attn_implementation=attention, trust_remote_code=trust_remote_code,
-            )
+            model = kind.from_pretrained(path, config=config, **options)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: the model could not be loaded as {kind.__name__}: {error}") from error
     for module in model.modules():

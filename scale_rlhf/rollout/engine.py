@@ -52,7 +52,9 @@ class RolloutEngine:
         )
         if current_platform.is_cpu():
             # Without an explicit size the CPU backend reserves a share of the machine's memory, and fails.
-            arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": int(rollout.kv_cache_gb * 2**30)}
+            # A request with a seed whose prefill is split kills it ("CPU Generator does not use offset").
+            arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": int(rollout.kv_cache_gb * 2**30),
+                          "enable_chunked_prefill": False, "max_num_batched_tokens": max(self.max_tokens, 4096)}
         else:
             arguments |= {"gpu_memory_utilization": rollout.gpu_memory_utilization}
         return arguments

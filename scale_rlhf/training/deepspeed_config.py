@@ -29,7 +29,8 @@ def deepspeed_config(role: Optimisation, hidden_size: int) -> dict:
 
 def frozen_config(dtype: str, hidden_size: int) -> dict:
     """DeepSpeed's configuration for a model that is split over ranks (ZeRO 3) and never trained."""
-    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3, **_stage3(hidden_size)}, "steps_per_print": None}
+    zero = {"stage": 3, **_stage3(hidden_size)}
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero, "steps_per_print": None}
     if dtype == "bfloat16":
         config["bf16"] = {"enabled": True}
     return config

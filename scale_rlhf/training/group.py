@@ -89,12 +89,13 @@ class PolicyGroup(TrainingGroup):
     async def open_transport(self, transport: str, tag: str, engines: list, ranks: int) -> None:
         """Make every rank ready to publish to those engine actors of `ranks` workers each."""
         address = (await self.call("node_address", seconds=self.config.limits.start_seconds, what="starting"))[0]
-        arguments = (transport, tag, (engines, ranks), address)
-        await self.call("open_transport", *arguments, seconds=self.config.limits.start_seconds, what="opening the weight transport")
+        arguments, seconds = (transport, tag, (engines, ranks), address), self.config.limits.start_seconds
+        await self.call("open_transport", *arguments, seconds=seconds, what="opening the weight transport")
 
     async def publish(self, version: int) -> dict | None:
         """Hand the weights over as `version`. Returns what engines load, or None where they have it already."""
-        return (await self.call("publish", version, seconds=self.config.limits.publish_seconds, what=f"publishing version {version}"))[0]
+        what = f"publishing version {version}"
+        return (await self.call("publish", version, seconds=self.config.limits.publish_seconds, what=what))[0]
 
 
 class ValueGroup(TrainingGroup):

@@ -26,7 +26,7 @@ def join(rank: int, world: int, address: str, port: int, seconds: float) -> None
     }
     import deepspeed
 
-    _leave_out_shared_memory_op()
+    leave_out_shared_memory_op()
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 calls old: every rank would say so in the run's output.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     deepspeed.init_distributed(
@@ -34,7 +34,7 @@ def join(rank: int, world: int, address: str, port: int, seconds: float) -> None
     )
 
 
-def _leave_out_shared_memory_op() -> None:
+def leave_out_shared_memory_op() -> None:
     # On CPU DeepSpeed compiles a shared-memory all-reduce (28 s, needs a compiler) and leaves 69 MB a rank in /dev/shm.
     # Tensor-parallel inference alone calls it. An empty list of usable operators leaves it out.
     import deepspeed.ops

@@ -42,7 +42,7 @@ def work(loop_config: dict) -> dict[str, float] | None:
 def _prepare_process(job: Job) -> None:
     import torch
 
-    from scale_rlhf.training.process_group import _leave_out_shared_memory_op
+    from scale_rlhf.training.process_group import leave_out_shared_memory_op
 
     warnings.filterwarnings("ignore")
     for name in ("DeepSpeed", "accelerate", "transformers", "trl", "torch.distributed", "datasets"):
@@ -54,7 +54,7 @@ def _prepare_process(job: Job) -> None:
 
         # Ray Train shows a worker all GPUs of its node's workers; where two share one, the rank is not the GPU's number.
         os.environ["LOCAL_RANK"] = str(get_device().index)
-    _leave_out_shared_memory_op()
+    leave_out_shared_memory_op()
 
 
 def _in_order(rows: Dataset, job: Job, end: int) -> Dataset:

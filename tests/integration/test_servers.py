@@ -222,7 +222,8 @@ def test_an_encoder_goes_through_the_library(cluster, models, tmp_path):
 
 
 DIALOGUES = [
-    ("What is the capital of France?", "Paris."), ("Who?", "I do not know that place."), ("Tell me how to apply for a job.", "No"),
+    ("What is the capital of France?", "Paris."), ("Who?", "I do not know that place."),
+    ("Tell me how to apply for a job.", "No"),
 ]
 
 

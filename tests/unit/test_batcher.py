@@ -63,7 +63,7 @@ def test_an_open_batch_is_not_closed_early_by_a_ready_one(clock):
 
 def test_a_fixed_request_is_cut_like_packing_cuts_it_whatever_waits(clock):
     lengths = [4, 4, 4, 11, 1, 9]
-    expected = [[(place) for place in places] for places in cut(lengths, 10)]
+    expected = [list(places) for places in cut(lengths, 10)]
     for others in ([], [3], [9, 9, 2]):
         batcher = Batcher(10, 1.0, clock)
         batcher.add(others, fixed=False)
@@ -109,8 +109,9 @@ def test_every_sample_leaves_exactly_once_within_budget_and_time(clock):
 
 
 def test_metrics_of_replicas_add_up():
-    first = dict(samples=4, tokens=60, batches=1, requests=2, latency=1.0, latency_max=0.9, busy=0.5, queue_max=3)
-    second = dict(samples=2, tokens=40, batches=1, requests=2, latency=2.0, latency_max=1.5, busy=0.25, queue_max=7)
+    names = "samples", "tokens", "batches", "requests", "latency", "latency_max", "busy", "queue_max"
+    first = dict(zip(names, (4, 60, 1, 2, 1.0, 0.9, 0.5, 3), strict=True))
+    second = dict(zip(names, (2, 40, 1, 2, 2.0, 1.5, 0.25, 7), strict=True))
     found = summary([first, second], budget=100)
     assert found["samples"] == 6 and found["tokens"] == 100 and found["busy_seconds"] == 0.75
     assert found["latency_mean_seconds"] == 0.75 and found["latency_max_seconds"] == 1.5

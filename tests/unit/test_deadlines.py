@@ -27,7 +27,8 @@ def test_late():
 
 def test_the_first_failure_ends_the_wait():
     with pytest.raises(RunError, match="policy rank 0: loading failed: ZeroDivisionError: boom"):
-        asyncio.run(asyncio.wait_for(all_within([after(0, error=ZeroDivisionError("boom")), after(60)], 60, "policy", "loading"), 5))
+        waits = all_within([after(0, error=ZeroDivisionError("boom")), after(60)], 60, "policy", "loading")
+        asyncio.run(asyncio.wait_for(waits, 5))
 
 
 def test_errors_for_the_user_travel_as_they_are():

@@ -16,7 +16,7 @@ from tests.tiny import samples, tiny_tokenizer
 
 
 class Service:
-    """Answers as `answers` says, the last one again and again: (status, body), a function of the request, or seconds of silence."""
+    """Answers as `answers` says, the last again and again: (status, body), a function of the request, or seconds of silence."""
 
     def __init__(self):
         self.answers, self.requests, self.at_once, self.most_at_once = [], [], 0, 0

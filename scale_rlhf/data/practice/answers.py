@@ -178,7 +178,7 @@ def _other_places(task: Task, random: Random) -> tuple[str, ...]:
 
 def broken_answer(task: Task, random: Random) -> Answer:
     """What no person writes but a model in training may: another question, babble, repetition, half a sentence."""
-    return random.choice((_empty, _question, _babble, _repeated, _cut_off, _wrong_subject, _mixed, _answer_and_question, _twice))(task, random)
+    return random.choice(_BROKEN)(task, random)
 
 
 def _empty(task: Task, random: Random) -> Answer:
@@ -215,7 +215,7 @@ def _wrong_subject(task: Task, random: Random) -> Answer:
 
 
 def _mixed(task: Task, random: Random) -> Answer:
-    """One right item of three in a list or an advice; elsewhere a right and a wrong answer in one."""
+    """Right items beside wrong ones, in a list or an advice."""
     if task.kind in ("list", "advice"):
         own = facts.PLACES_TO_VISIT[task.slots] if task.kind == "list" else facts.ADVICE[task.slots[0]]
         others = _other_places(task, random) if task.kind == "list" else facts.ADVICE[random.choice([t for t in facts.ADVICE if t != task.slots[0]])]
@@ -224,8 +224,19 @@ def _mixed(task: Task, random: Random) -> Answer:
         if len({*items}) == 3:
             random.shuffle(items)
             claims = _list_claims if task.kind == "list" else _advice_claims
-            return Answer(claims(tuple(items), dict.fromkeys((1, 2, 3), 0))[0].text, 2 if right == 2 else 0, "broken")
+            text = random.choice(claims(tuple(items), dict.fromkeys((1, 2, 3), 0))[:2]).text
+            return Answer(text, 2 if right == 2 else 0, "broken")
     return _repeated(task, random)
+
+
+def _item_again(task: Task, random: Random) -> Answer:
+    """Two right items, one of them twice."""
+    if task.kind not in ("list", "advice"):
+        return _repeated(task, random)
+    first, second = random.sample(facts.PLACES_TO_VISIT[task.slots] if task.kind == "list" else facts.ADVICE[task.slots[0]], 2)
+    claims = _list_claims if task.kind == "list" else _advice_claims
+    items = random.choice(((first, second, first), (first, first, second), (first, second, second)))
+    return Answer(random.choice(claims(items, dict.fromkeys((1, 2, 3), 1))[:2]).text, 1, "broken")
 
 
 def _answer_and_question(task: Task, random: Random) -> Answer:
@@ -236,6 +247,9 @@ def _answer_and_question(task: Task, random: Random) -> Answer:
 def _twice(task: Task, random: Random) -> Answer:
     best = _best(task, random).text
     return Answer(f"{best} {best}", 2, "broken")
+
+
+_BROKEN = (_empty, _question, _babble, _repeated, _cut_off, _wrong_subject, _mixed, _item_again, _answer_and_question, _twice)
 
 
 def _best(task: Task, random: Random) -> Answer:

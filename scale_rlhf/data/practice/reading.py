@@ -9,15 +9,16 @@ from scale_rlhf.data.practice import facts
 from scale_rlhf.data.practice.answers import USELESS, honest_answers
 from scale_rlhf.data.practice.tasks import known_tasks
 
-REFUSAL = re.compile(r"\b(cannot|can't|can not|will not|won't) help\b")
-DO_NOT_KNOW = re.compile(r"\b(do not|don't) know\b|\bno idea\b")
+REFUSAL = re.compile(r"\b(cannot|will not) help\b")
+DO_NOT_KNOW = re.compile(r"\bdo not know\b|\bno idea\b")
 NOT_SURE = re.compile(r"\bnot (so |quite )?sure\b")
 HEDGE = re.compile(r"\b(maybe|perhaps|might|probably|i think|i guess|not sure)\b")
-DENIAL = re.compile(r"\bdoes not exist\b|\bdoesn't exist\b|\bno such\b|\bnot know (of )?such\b")
+DENIAL = re.compile(r"\bdoes not exist\b|\b(no such|such an?) (place|country|city|language|word|thing)\b")
 VAGUE = re.compile(r"\bsomewhere\b|\bon a map\b|\bin a dictionary\b|\ba short word\b|\bin the centre\b|\bdo your best\b|\btake your time\b")
 
 
-_OPEN_WORDS = frozenset("the and of for is in a as to such or because it's".split())
+_CONTRACTIONS = (("it's", "it is"), ("can't", "cannot"), ("can not", "cannot"), ("won't", "will not"), ("n't", " not"), ("i'll", "i will"))
+_OPEN_WORDS = frozenset("the and of for is in a as to such or because".split())
 
 
 def plain(text: str) -> str:
@@ -26,6 +27,10 @@ def plain(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
+    """Lower case, contractions spelt out."""
+    text = text.lower().replace("’", "'")
+    for short, long in _CONTRACTIONS:
+        text = text.replace(short, long)
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
 
 
@@ -61,20 +66,20 @@ def unknown_words(text: str, allowed: frozenset[str]) -> int:
     return sum(word not in _language()[0] | allowed for word in words(text))
 
 
-def broken_joints(text: str, allowed: frozenset[str]) -> float:
-    """Share of neighbouring words, between punctuation marks, that nobody in the world puts side by side.
+def broken_joints(text: str) -> float:
+    """Share of neighbouring known words, between punctuation marks, that nobody in the world puts side by side.
 
     0 for a single word.
     """
     parts = [words(part) for part in re.split(r"[.,!?\n]", text)]
     pairs = [pair for part in parts for pair in zip(part, part[1:])]
-    broken = [pair for pair in pairs if not _joins(pair, allowed)]
+    broken = [pair for pair in pairs if not _joins(pair)]
     return len(broken) / len(pairs) if pairs else 0.0
 
 
-def _joins(pair: tuple[str, str], allowed: frozenset[str]) -> bool:
-    """Names of the prompt that nobody in the world uses stand for any name of their kind, so they fit anywhere."""
-    return pair in _language()[1] or bool(allowed.intersection(pair) - _language()[0])
+def _joins(pair: tuple[str, str]) -> bool:
+    """Words that nobody uses, and names that do not exist, fit anywhere: they are counted by themselves."""
+    return pair in _language()[1] or not _language()[0].issuperset(pair)
 
 
 @cache

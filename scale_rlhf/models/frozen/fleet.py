@@ -76,7 +76,8 @@ class FrozenFleet:
         server = ray.remote(FrozenServer).options(**rank_options[0]).remote(
             *common, world, section.tokens_per_batch, section.max_wait_ms / 1000, self.limits.score_seconds,
         )
-        workers = [ray.remote(FrozenWorker).options(**rank_options[rank]).remote(*common, rank, world) for rank in range(1, world)]
+        worker = ray.remote(FrozenWorker)
+        workers = [worker.options(**rank_options[rank]).remote(*common, rank, world) for rank in range(1, world)]
         return [server, *workers]
 
     async def _ready(self, place: int) -> list[int]:
