@@ -26,12 +26,14 @@ class Placement:
         return {
             "num_cpus": section.cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0,
             "runtime_env": {"env_vars": environment(section.threads, gpus)},
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=self.first[role] + number),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self.group, placement_group_bundle_index=self.first[role] + number),
         } | more
 
     def replicas(self, role: str, section: Placed, replicas: int, workers: int) -> list[list[dict]]:
         """Options of a role of several replicas of several workers each."""
-        return [[self.options(role, section, replica * workers + worker) for worker in range(workers)] for replica in range(replicas)]
+        return [[self.options(role, section, replica * workers + worker) for worker in range(workers)]
+                for replica in range(replicas)]
 
     def bundles(self, role: str, count: int) -> tuple[Any, list[int]]:
         """(placement group, bundle of each rank), as training groups take it."""

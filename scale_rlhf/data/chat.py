@@ -101,7 +101,7 @@ def dialogue_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tupl
 def _through_end_token(ids: list[int], mask: Sequence[int], end: int) -> list[bool]:
     """The mask with every turn running through its end token and no further."""
     said, ended = [], False
-    for i, (token, inside) in enumerate(zip(ids, mask)):
+    for i, (token, inside) in enumerate(zip(ids, mask, strict=True)):
         if not inside:
             closes = token == end and i > 0 and said[i - 1] and not ended
             said.append(closes)
@@ -125,7 +125,7 @@ def _by_prefixes(tokenizer: PreTrainedTokenizerBase, messages: list) -> tuple[li
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
     """Length of the longest common beginning."""
-    return next((i for i, (a, b) in enumerate(zip(first, second)) if a != b), min(len(first), len(second)))
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase, where: str) -> str:

@@ -20,8 +20,6 @@ async def within(awaitable: Awaitable | Any, seconds: float, who: str, what: str
                        "that died, or be slow); `limits` in the configuration has the deadlines") from error
     except asyncio.CancelledError:
         raise
-    except UserError:
-        raise
     except Exception as error:
         raise _explained(error, who, what) from error
 
@@ -52,4 +50,6 @@ def _explained(error: Exception, who: str, what: str) -> UserError:
     cause = getattr(error, "cause", None)
     if isinstance(cause, UserError):
         return cause
+    if isinstance(error, UserError):
+        return error
     return RunError(f"{who}: {what} failed: {type(error).__name__}: {error}")

@@ -108,7 +108,8 @@ class Loop:
                 published.cancel()
             metrics |= await self.parity.probe(version + 1) | await self._role_metrics()
             metrics |= step_metrics(batch, version, self.kl_coefficient) | self.clock.step([one.sample.index for one in batch])
-            metrics |= {"time/score": metrics["reward_server/busy_seconds"], "time/reference": metrics["reference_server/busy_seconds"],
+            metrics |= {"time/score": metrics["reward_server/busy_seconds"],
+                        "time/reference": metrics["reference_server/busy_seconds"],
                         "tokens/per_second": metrics["tokens/step"] / metrics["time/step"]}
             self._adapt(metrics["kl/reference_mean"])
             await self.on_step(Step(version + 1, batch, metrics))
@@ -137,7 +138,8 @@ class Loop:
 
     async def _update_value(self, training: TrainingBatch, version: int) -> dict[str, float]:
         with self.clock.time("update_value"):
-            return prefixed("value", {f"update_{key}": number for key, number in (await self.roles.value.update(training, version)).items()})
+            updated = await self.roles.value.update(training, version)
+            return prefixed("value", {f"update_{key}": number for key, number in updated.items()})
 
     async def _publish(self, version: int) -> dict[str, float]:
         with self.clock.time("publish"):

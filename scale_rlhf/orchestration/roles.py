@@ -46,7 +46,8 @@ class Roles:
         self.value = ValueGroup(config, models.value, placed.bundles("value", config.value.workers))
         self._started = [self.rollout, self.reward, self.reference, self.policy, self.value]
         engines = [placed.options("rollout", config.rollout, i, gpus=config.rollout.gpus * config.rollout.tensor_parallel,
-                                  num_cpus=config.rollout.cpus * config.rollout.tensor_parallel) for i in range(config.rollout.engines)]
+                                  num_cpus=config.rollout.cpus * config.rollout.tensor_parallel)
+                   for i in range(config.rollout.engines)]
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.rollout.start(engines))

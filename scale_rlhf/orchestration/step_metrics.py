@@ -19,7 +19,8 @@ def step_metrics(batch: Sequence[Scored], version: int, kl_coefficient: float) -
         "reward/score_mean": float(scores.mean()), "reward/score_std": float(scores.std()),
         "reward/total_mean": float((scores - kl_coefficient * kl).mean()),
         "kl/reference_mean": float(kl.mean()), "kl/coefficient": kl_coefficient,
-        "response/tokens_mean": float(lengths.mean()), "response/ended_share": float(np.mean([one.sample.ended for one in batch])),
+        "response/tokens_mean": float(lengths.mean()),
+        "response/ended_share": float(np.mean([one.sample.ended for one in batch])),
         "staleness/max": float(staleness.max()), "tokens/step": float(lengths.sum()),
     }
 
@@ -53,7 +54,8 @@ class StepClock:
     def step(self, indices: Sequence[int]) -> dict[str, float]:
         """Close the step that trained these samples. `score_wait` is the wait after the last of them was generated."""
         now = self.clock()
-        admitted, generated, scored = ([self.events[name].pop(index) for index in indices] for name in ("admitted", "generated", "scored"))
+        admitted, generated, scored = (
+            [self.events[name].pop(index) for index in indices] for name in ("admitted", "generated", "scored"))
         taken = {f"time/{what}": seconds for what, seconds in self.spans.items()} | {
             "time/step": now - self.last, "time/generate": max(generated) - min(admitted),
             "time/score_wait": max(0.0, max(scored) - max(generated)),

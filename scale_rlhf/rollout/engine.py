@@ -42,14 +42,14 @@ class RolloutEngine:
         from vllm.platforms import current_platform
 
         rollout = self.rollout
-        arguments = dict(
-            model=self.model, dtype=rollout.dtype, seed=self.seed, max_model_len=self.max_tokens,
-            tensor_parallel_size=rollout.tensor_parallel, max_num_seqs=rollout.max_concurrent,
-            skip_tokenizer_init=not rollout.stop, generation_config="vllm", trust_remote_code=self.trust_remote_code,
-            logprobs_mode="processed_logprobs", enable_prefix_caching=False,
-            weight_transfer_config={"backend": self.transfer}, worker_extension_cls=WORKER_EXTENSION,
-            disable_log_stats=True, enable_log_requests=False,
-        )
+        arguments = {
+            "model": self.model, "dtype": rollout.dtype, "seed": self.seed, "max_model_len": self.max_tokens,
+            "tensor_parallel_size": rollout.tensor_parallel, "max_num_seqs": rollout.max_concurrent,
+            "skip_tokenizer_init": not rollout.stop, "generation_config": "vllm", "trust_remote_code": self.trust_remote_code,
+            "logprobs_mode": "processed_logprobs", "enable_prefix_caching": False,
+            "weight_transfer_config": {"backend": self.transfer}, "worker_extension_cls": WORKER_EXTENSION,
+            "disable_log_stats": True, "enable_log_requests": False,
+        }
         if current_platform.is_cpu():
             # Without an explicit size the CPU backend reserves a share of the machine's memory, and fails.
             # A request with a seed whose prefill is split kills it ("CPU Generator does not use offset").

@@ -37,7 +37,8 @@ class RolloutFleet:
         self.engines = [self._actor(one) for one in options]
         self._running = [0] * len(self.engines)
         seconds = self.config.limits.start_seconds
-        await asyncio.gather(*(within(engine.start.remote(), seconds, self._name(i), "start") for i, engine in enumerate(self.engines)))
+        await asyncio.gather(*(within(engine.start.remote(), seconds, self._name(i), "start")
+                               for i, engine in enumerate(self.engines)))
 
     async def generate(self, prompt: Prompt, **sampling: Any) -> Sample:
         """One response. sampling: temperature and max_tokens, where they are not the rollout's."""
@@ -71,7 +72,8 @@ class RolloutFleet:
     async def metrics(self) -> dict[str, float]:
         """Sums over engines since the last call: tokens, busy_seconds, running."""
         seconds = self.config.limits.score_seconds
-        each = await asyncio.gather(*(within(e.metrics.remote(), seconds, self._name(i), "metrics") for i, e in enumerate(self.engines)))
+        each = await asyncio.gather(*(within(engine.metrics.remote(), seconds, self._name(i), "metrics")
+                                      for i, engine in enumerate(self.engines)))
         return {key: sum(one[key] for one in each) for key in each[0]}
 
     async def close(self) -> None:

@@ -19,7 +19,8 @@ def sample_seed(run_seed: int, index: int) -> int:
 
 
 def sampling_params(
-    rollout: RolloutSection, end_token_ids: Sequence[int], seed: int, *, temperature: float | None = None, max_tokens: int | None = None,
+    rollout: RolloutSection, end_token_ids: Sequence[int], seed: int, *,
+    temperature: float | None = None, max_tokens: int | None = None,
 ) -> "SamplingParams":
     """Parameters of one request. Temperature and length are the rollout's unless given (evaluation)."""
     from vllm import SamplingParams

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from scale_rlhf.orchestration.run_folder import RunFolder
 
+PAIRS = "held-out pairs"  # scored beside the models' answers
 TEXT_TOKENS = 65_536  # of base text, at most, for the perplexity
 
 
@@ -64,6 +65,7 @@ def judge_training(folder: RunFolder, judge: Judge) -> None:
 def _evaluate(
     config: RunConfig, folder: RunFolder, who: Contestants, tokenizer: PreTrainedTokenizerBase, judge: Judge | None
 ) -> tuple[dict, list[dict]]:
+    from scale_rlhf.stages.evaluation_ranking import held_out_pairs
     from scale_rlhf.stages.evaluation_scoring import measure
     from scale_rlhf.stages.evaluation_table import answer_rows, make_table
 
@@ -79,15 +81,19 @@ def _evaluate(
         verdicts = {
             name: [judge(question.text, text) for question, text in zip(asked, said, strict=True)] for name, said in texts.items()
         }
-    scores = measure(config, who, answers, for_kl, held_out_text(config, folder, tokenizer), _reward_model(config, folder))
+    pairs = held_out_pairs(config, folder, tokenizer, judge)
+    rewarded = answers | {PAIRS: pairs.samples}
+    scores = measure(config, who, rewarded, for_kl, held_out_text(config, folder, tokenizer), _reward_model(config, folder))
+    ranked = pairs.share_right(scores.rewards.pop(PAIRS, []))
     table = make_table(config, who, answers, verdicts, scores, best, judge.path if judge else None)
+    table |= {"reward_ranks_right": ranked, "reward_pairs": len(pairs.samples) // 2}
     return table, answer_rows(asked, texts, answers, verdicts, scores, best)
 
 
 def held_out_text(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Rows of token ids of base text that no stage trained on, laid out as the base stage does; none where there is no text."""
     from scale_rlhf.data.sources import sources
-    from scale_rlhf.stages.base import texts, pack_text
+    from scale_rlhf.stages.base import pack_text, texts
 
     if sources(config, folder).base_text is None:
         return []
@@ -124,7 +130,7 @@ def _summary(table: dict) -> dict[str, float | str]:
         for key in (quality, "right_form", "perplexity")
     }
     numbers |= {f"ppo_{key}": table["models"].get("ppo", {}).get(key) for key in ("win_rate", "kl")}
-    numbers |= {"best_attainable": table["best_attainable"], "gap_closed": table["gap_closed"]}
+    numbers |= {key: table[key] for key in ("best_attainable", "gap_closed", "reward_ranks_right")}
     return {key: number for key, number in numbers.items() if number is not None}
 
 

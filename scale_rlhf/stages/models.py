@@ -75,7 +75,8 @@ def _compare(first: str, second: str, one: dict[str, int], other: dict[str, int]
         token = different[0]
         raise ConfigError(
             f"{first} and {second} have different vocabularies: {len(one)} and {len(other)} tokens, "
-            f"{len(different)} of them not alike, such as {token!r} ({one.get(token, 'absent')} and {other.get(token, 'absent')}). "
+            f"{len(different)} of them not alike, such as {token!r} "
+            f"({one.get(token, 'absent')} and {other.get(token, 'absent')}). "
             "Policy and reference must be of one model family; set reference.model or policy.model"
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.experience.prompts import prompt_stream
-from scale_rlhf.experience.sample import Sample
+from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.loop import Loop, Step
 from scale_rlhf.orchestration.roles import Roles, StartingModels
 from scale_rlhf.orchestration.run_folder import RunFolder
@@ -31,13 +31,13 @@ def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
 
 
 async def train(
-    config: RunConfig, models: StartingModels, end_token_ids: Sequence[int], token_ids: Sequence[Sequence[int]], rows: Sequence[dict],
-    record: "Record", folder: RunFolder | None,
+    config: RunConfig, models: StartingModels, end_token_ids: Sequence[int], token_ids: Sequence[Sequence[int]],
+    rows: Sequence[dict], record: "Record", folder: RunFolder | None,
 ) -> None:
     """Start the roles, run the loop, save the policy and the value model, end the roles, whatever happens."""
     roles = Roles(config, models, end_token_ids)
     try:
-        await roles.start()
+        await roles.start(probe=empty_answers(token_ids, rows, end_token_ids))
         stream = prompt_stream(token_ids, rows, responses=config.ppo.responses_per_prompt, seed=config.run.seed)
 
         async def after(step: Step) -> None:
@@ -53,6 +53,15 @@ async def train(
             await roles.value.save(str(folder.model("value")))
     finally:
         await roles.close()
+
+
+def empty_answers(token_ids: Sequence[Sequence[int]], rows: Sequence[dict], end_token_ids: Sequence[int]) -> list[Sample]:
+    """Two prompts that are answered by the end token alone: what a reward is tried on before the run starts."""
+    response = np.asarray(end_token_ids[:1], dtype=np.int32)
+    none = np.zeros(len(response), dtype=np.float32)
+    prompts = (Prompt(-1 - i, -1, np.asarray(ids, dtype=np.int32), row)
+               for i, (ids, row) in enumerate(zip(token_ids[:2], rows, strict=False)))
+    return [Sample(prompt, response, none, none.astype(np.int32), ended=True) for prompt in prompts] if len(response) else []
 
 
 def starting_models(config: RunConfig, folder: RunFolder) -> StartingModels:
@@ -109,7 +118,8 @@ class Record:
         self.history.append(numbers)
         self.log.log(step.version, numbers)
         for one in step.batch:
-            self.samples.write(json.dumps(self._line(step.version, one.sample, one.score, one.reference_logprobs), ensure_ascii=False) + "\n")
+            line = self._line(step.version, one.sample, one.score, one.reference_logprobs)
+            self.samples.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.samples.flush()
         self.progress.advance(1, f"score {numbers['reward/score_mean']:+.3f}  KL {numbers['kl/reference_mean']:.2f}  "
                                  f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s")
@@ -124,8 +134,10 @@ class Record:
     def _line(self, version: int, sample: Sample, score: float, reference: np.ndarray) -> dict:
         messages = sample.prompt.row.get("messages")
         return {
-            "step": version, "index": sample.index, "prompt": messages[-1]["content"] if messages else sample.prompt.token_ids.tolist(),
-            "response": self.tokenizer.decode(sample.response_ids, skip_special_tokens=True), "score": score, "ended": sample.ended,
+            "step": version, "index": sample.index,
+            "prompt": messages[-1]["content"] if messages else sample.prompt.token_ids.tolist(),
+            "response": self.tokenizer.decode(sample.response_ids, skip_special_tokens=True),
+            "score": score, "ended": sample.ended,
             "kl": float((sample.logprobs - reference).sum(dtype=np.float64)), "tokens": len(sample.response_ids),
             "logprob": float(sample.logprobs.sum(dtype=np.float64)), "prompt_ids": sample.prompt.token_ids.tolist(),
             "response_ids": sample.response_ids.tolist(),

@@ -27,7 +27,7 @@ def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
     tokenizer = load_tokenizer(start, config.model)
     dialogues = [row["messages"] for row in sources(config, folder).training_instructions()]
     out = held_out([messages[:-1] for messages in dialogues], config.data.hold_out, config.run.seed)
-    parts = ([messages for messages, held in zip(dialogues, out) if held == side] for side in (False, True))
+    parts = ([messages for messages, held in zip(dialogues, out, strict=True) if held == side] for side in (False, True))
     rows = [labelled(part, tokenizer, config.sft.max_tokens) for part in parts]
     samples = len(rows[0])
     if config.sft.packing:
@@ -51,7 +51,7 @@ def labelled(dialogues: Iterable[list[dict]], tokenizer: PreTrainedTokenizerBase
         ids, said = (part[:max_tokens] for part in dialogue_ids(tokenizer, messages))
         if any(said[1:]):  # the first token of a row is never predicted
             inputs.append(ids)
-            labels.append([token if inside else NO_LOSS for token, inside in zip(ids, said)])
+            labels.append([token if inside else NO_LOSS for token, inside in zip(ids, said, strict=True)])
     return Dataset.from_dict({"input_ids": inputs, "labels": labels})
 
 

@@ -65,6 +65,9 @@ def conclusions(table: Mapping[str, Any]) -> list[str]:
     if table.get("gap_closed") is not None:
         anchor = model_name(table["anchor"])
         lines.append(f"PPO closes {table['gap_closed']:.0%} of the gap between {anchor}'s true score and the best attainable.")
+    if table.get("reward_ranks_right") is not None:
+        lines.append(f"The reward model ranks {table['reward_ranks_right']:.0%} of {table['reward_pairs']} held-out pairs "
+                     "as their true quality does.")
     known = [(model_name(name), values.get("perplexity")) for name, values in table["models"].items()]
     perplexities = [f"{name} {number:.2f}" for name, number in known if number is not None]
     if len(perplexities) > 1:

@@ -95,7 +95,7 @@ def write_inputs(job: Job, tokenizer: PreTrainedTokenizerBase, rows: Dataset, he
 
 def _lengths(rows: Dataset) -> list[int]:
     columns = [rows[name][:] for name in ("input_ids", "chosen_ids", "rejected_ids") if name in rows.column_names]
-    return [max(len(ids) for ids in row) for row in zip(*columns)]
+    return [max(len(ids) for ids in row) for row in zip(*columns, strict=True)]
 
 
 def _watch(run: RayTrainRun, job: Job, stage: str, limits: LimitsSection, log: MetricsLog) -> list[float]:
@@ -137,4 +137,5 @@ def _check_deadline(stage: str, steps: int, total: int, silent: float, limits: L
     allowed = limits.update_seconds + (0 if steps else limits.start_seconds)
     if silent > allowed:
         raise RunError(f"{stage}: its workers made no step for {silent:.0f} s after step {steps} of {total} "
-                       f"(allowed: {allowed:.0f} s); see Ray's dashboard or logs for what they do, or raise limits.update_seconds")
+                       f"(allowed: {allowed:.0f} s); see Ray's dashboard or logs for what they do, "
+                       "or raise limits.update_seconds")

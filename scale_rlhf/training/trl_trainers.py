@@ -13,14 +13,15 @@ from scale_rlhf.training.supervised import Job
 def arguments(job: Job) -> SFTConfig | RewardConfig:
     """TRL's arguments. The order of the rows, the optimizer and the schedule are ours, so theirs are left out."""
     section, layout = job.section, job.layout
-    common = dict(
-        output_dir=str(job.work), seed=job.seed, per_device_train_batch_size=layout.per_device, max_steps=layout.steps,
-        gradient_accumulation_steps=layout.accumulation, max_grad_norm=section.max_gradient_norm,
-        gradient_checkpointing=section.gradient_checkpointing, bf16=section.dtype == "bfloat16" and not section.autocast,
-        use_cpu=not section.gpus, deepspeed=_deepspeed(job), train_sampling_strategy="sequential", max_length=None,
-        logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True, log_level="error",
-        dataloader_pin_memory=bool(section.gpus),
-    )
+    common = {
+        "output_dir": str(job.work), "seed": job.seed, "per_device_train_batch_size": layout.per_device,
+        "max_steps": layout.steps, "gradient_accumulation_steps": layout.accumulation,
+        "max_grad_norm": section.max_gradient_norm, "gradient_checkpointing": section.gradient_checkpointing,
+        "bf16": section.dtype == "bfloat16" and not section.autocast, "use_cpu": not section.gpus,
+        "deepspeed": _deepspeed(job), "train_sampling_strategy": "sequential", "max_length": None,
+        "logging_steps": 1, "report_to": [], "save_strategy": "no", "disable_tqdm": True, "log_level": "error",
+        "dataloader_pin_memory": bool(section.gpus),
+    }
     if job.kind == "reward":
         return RewardConfig(**common)
     return SFTConfig(**common, packing=job.packed, dataset_kwargs={"skip_prepare_dataset": True})
@@ -65,7 +66,7 @@ class SupervisedStageTrainer(_Stage, SFTTrainer):
         metrics = self._metrics["train"]
         filled = [entropy > 0 for entropy in metrics.get("entropy", [])]  # TRL gives 0 to a forward of fillers alone
         for key in ("entropy", "mean_token_accuracy"):
-            kept = [value for value, labelled in zip(metrics.get(key, []), filled) if labelled]
+            kept = [value for value, labelled in zip(metrics.get(key, []), filled, strict=False) if labelled]
             if kept:
                 metrics[key] = kept
         super().log(logs, start_time)

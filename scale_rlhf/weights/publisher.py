@@ -61,7 +61,9 @@ class SharedMemory:
             self.files.close()
 
 
-def make_publisher(transport: str, weights: WholeWeights, rank: int, tag: str, engines: list, address: tuple[str, int]) -> Publisher:
+def make_publisher(
+    transport: str, weights: WholeWeights, rank: int, tag: str, engines: list, address: tuple[str, int],
+) -> Publisher:
     """The one place that chooses the transport. engines: actor handles, address: where nccl meets."""
     if transport == "shared_memory":
         return SharedMemory(weights, rank, tag)

@@ -27,7 +27,9 @@ class SharedMemoryPublisher:
         self.maps: list[mmap.mmap | None] = [None, None]
         self.turn = 0
 
-    def publish(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]], metadata: list[tuple[str, str, tuple, int]]) -> Manifest:
+    def publish(
+        self, version: int, tensors: Iterable[tuple[str, torch.Tensor]], metadata: list[tuple[str, str, tuple, int]],
+    ) -> Manifest:
         """Copy a version and describe it. metadata: (name, dtype, shape, bytes) of each tensor, in order."""
         places, total = lay_out(metadata)
         side, self.turn = self.turn, 1 - self.turn
@@ -46,7 +48,8 @@ class SharedMemoryPublisher:
         if self.maps[side] is None or len(self.maps[side]) != size:
             free = os.statvfs(FOLDER)
             if size > free.f_bavail * free.f_frsize:
-                raise RunError(f"weights: {FOLDER} has {free.f_bavail * free.f_frsize >> 20} MiB left, a version takes {size >> 20} MiB")
+                raise RunError(f"weights: {FOLDER} has {free.f_bavail * free.f_frsize >> 20} MiB left, "
+                               f"a version takes {size >> 20} MiB")
             with open(os.open(self.paths[side], os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "r+b") as file:
                 file.truncate(size)
                 self.maps[side] = mmap.mmap(file.fileno(), size)

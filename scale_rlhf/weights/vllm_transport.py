@@ -49,7 +49,8 @@ class EngineClient:
     def _all(self, method: str, arguments: list) -> None:
         import ray
 
-        ray.get([getattr(engine, method).remote(*([] if a is None else [a])) for engine, a in zip(self.engines, arguments, strict=True)])
+        ray.get([getattr(engine, method).remote(*([] if a is None else [a]))
+                 for engine, a in zip(self.engines, arguments, strict=True)])
 
 
 class VllmTransport:

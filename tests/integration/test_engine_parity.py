@@ -33,7 +33,8 @@ class TrainerModel:
 
     def publish(self, version):
         named = list(self.model.named_parameters())
-        metadata = [(name, str(p.dtype).removeprefix("torch."), tuple(p.shape), p.numel() * p.element_size()) for name, p in named]
+        metadata = [(name, str(p.dtype).removeprefix("torch."), tuple(p.shape), p.numel() * p.element_size())
+                    for name, p in named]
         return self.publisher.publish(version, named, metadata).update_info()
 
     def logprobs(self, sample, temperature):
@@ -59,7 +60,8 @@ def test_engine_and_trainer_agree_after_every_update(cluster, tmp_path, tied):
     trainer = TrainerModel(path, f"parity-{tied}")
     # The second engine also has its own ways to end a response.
     ends = {} if tied else {"stop_token_ids": [7], "stop": ["e"]}
-    rollout = RolloutSection(max_response_tokens=24, temperature=0.7, max_concurrent=16, kv_cache_gb=0.05, ignore_end=tied, **ends)
+    rollout = RolloutSection(max_response_tokens=24, temperature=0.7, max_concurrent=16, kv_cache_gb=0.05,
+                             ignore_end=tied, **ends)
     engine = cluster.remote(RolloutEngine).options(num_cpus=1, max_concurrency=100).remote(
         rollout, str(path), seed=0, end_token_ids=[1], max_tokens=200, transfer="shared_memory")
     try:

@@ -21,8 +21,9 @@ def three_token_config() -> RunConfig:
         "reference": shared,
         "policy": shared | {"learning_rate": 6e-3, "schedule": "linear", "zero_stage": 1},
         "value": shared | {"learning_rate": 1e-2, "schedule": "linear", "zero_stage": 1, "initial": "policy"},
-        "ppo": {"steps": 80, "prompts_per_step": 256, "epochs": 2, "minibatches": 4, "tokens_per_microbatch": 640, "kl_coefficient": task.BETA,
-                "missing_end_penalty": None, "value_clip": None, "lam": 1.0, "whiten_advantages": False},
+        "ppo": {"steps": 80, "prompts_per_step": 256, "epochs": 2, "minibatches": 4, "tokens_per_microbatch": 640,
+                "kl_coefficient": task.BETA, "missing_end_penalty": None, "value_clip": None, "lam": 1.0,
+                "whiten_advantages": False},
         "overlap": {"score_group": 128},
     })
 
@@ -39,7 +40,8 @@ async def train(config: RunConfig, path: str, saved: str) -> list:
         loop = Loop(config, roles, prompt_stream([task.PROMPT], [{}], responses=1, seed=0), remember)
         loop.parity.probe_with([task.PROMPT])
         await loop.run()
-        assert loop.admission.admitted == loop.admission.trained == config.ppo.steps * loop.batch and loop.admission.in_flight == 0
+        assert loop.admission.admitted == loop.admission.trained == config.ppo.steps * loop.batch
+        assert loop.admission.in_flight == 0
         await roles.policy.save(saved)
     finally:
         await roles.close()

@@ -98,9 +98,9 @@ def test_the_loss_is_on_the_response_alone(made):
     tokenizer = AutoTokenizer.from_pretrained(folder.model("base"))
     messages = [{"role": "user", "content": "What is the capital of Peru?"}, {"role": "assistant", "content": "Ask me later."}]
     row = sft.labelled([messages], tokenizer, 64)[0]
-    learned = [token for token, label in zip(row["input_ids"], row["labels"]) if label != sft.NO_LOSS]
+    learned = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != sft.NO_LOSS]
     assert tokenizer.decode(learned) == "Ask me later.<|end|>"
-    assert all(label in (sft.NO_LOSS, token) for token, label in zip(row["input_ids"], row["labels"]))
+    assert all(label in (sft.NO_LOSS, token) for token, label in zip(row["input_ids"], row["labels"], strict=True))
     assert len(sft.labelled([messages], tokenizer, 4)) == 0  # cut before the response begins
 
 
@@ -154,7 +154,7 @@ def variants(made, cluster, data, tmp_path_factory):
     jobs["unpacked"] = job(folder / "unpacked", made, data, whole)
     jobs["packed"] = job(folder / "packed", made, data, whole, packed=True)
     measures = in_one_process(cluster, list(jobs.values()))
-    return {name: (jobs[name], measure) for name, measure in zip(jobs, measures)}
+    return {name: (jobs[name], measure) for name, measure in zip(jobs, measures, strict=True)}
 
 
 def job(folder, made, data, settings, kind="language", packed=False):

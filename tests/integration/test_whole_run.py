@@ -57,7 +57,8 @@ def test_training_ends_and_leaves_everything_in_its_folder(finished):
     assert {name: stage["state"] for name, stage in state["stages"].items()} == dict.fromkeys(
         ("base", "sft", "reward", "ppo"), "done") | {"evaluate": "failed"}
     for stage in ("base", "sft", "reward", "ppo"):
-        assert (finished / "models" / stage / "model.safetensors").is_file() and (finished / "models" / stage / "tokenizer.json").is_file()
+        assert (finished / "models" / stage / "model.safetensors").is_file()
+        assert (finished / "models" / stage / "tokenizer.json").is_file()
         assert lines(finished / "metrics" / f"{stage}.jsonl") and list((finished / "tensorboard" / stage).glob("events*"))
     metrics = lines(finished / "metrics" / "ppo.jsonl")
     assert [one["step"] for one in metrics] == [1, 2, 3]
@@ -95,8 +96,9 @@ def test_the_same_seed_gives_the_same_run_twice(finished, tmp_path):
     assert lines(tmp_path / "tiny-ppo" / "ppo" / "samples.jsonl") == lines(finished / "ppo" / "samples.jsonl")
     first, second = (load_file(folder / "models" / "ppo" / "model.safetensors") for folder in (finished, tmp_path / "tiny-ppo"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    timeless = [{k: v for k, v in one.items() if not _timed(k)} for one in lines(finished / "metrics" / "ppo.jsonl")]
-    assert timeless == [{k: v for k, v in one.items() if not _timed(k)} for one in lines(tmp_path / "tiny-ppo" / "metrics" / "ppo.jsonl")]
+    timeless, again = ([{k: v for k, v in one.items() if not _timed(k)} for one in lines(folder / "metrics" / "ppo.jsonl")]
+                       for folder in (finished, tmp_path / "tiny-ppo"))
+    assert timeless == again
     assert np.isfinite([value for one in timeless for value in one.values()]).all()
 
 

@@ -16,7 +16,8 @@ logprob = st.floats(-20, 0, allow_nan=False)
 @settings(max_examples=200, deadline=None)
 @given(logprob, logprob)
 def test_kinds_by_their_formulas(policy, reference):
-    k1, k2, k3 = (float(kl_estimate(torch.tensor(policy).double(), torch.tensor(reference).double(), k)) for k in ("k1", "k2", "k3"))
+    k1, k2, k3 = (float(kl_estimate(torch.tensor(policy).double(), torch.tensor(reference).double(), k))
+                  for k in ("k1", "k2", "k3"))
     expected = float(torch.tensor(policy)) - float(torch.tensor(reference))
     assert k1 == pytest.approx(expected, abs=1e-9)
     assert k2 == pytest.approx(expected**2 / 2, rel=1e-9, abs=1e-12)
@@ -122,7 +123,8 @@ def test_adaptive_controller_never_turns_negative():
     assert AdaptiveKLController(0.1, target=1.0, horizon=10).update(0.0, 1000) == 0.0
 
 
-@pytest.mark.parametrize("arguments", [(0.1, 0.0, 100), (0.1, -1.0, 100), (0.1, float("nan"), 100), (0.1, 1.0, 0), (-0.1, 1.0, 100)])
+@pytest.mark.parametrize("arguments", [
+    (0.1, 0.0, 100), (0.1, -1.0, 100), (0.1, float("nan"), 100), (0.1, 1.0, 0), (-0.1, 1.0, 100)])
 def test_impossible_controllers_are_errors(arguments):
     with pytest.raises(ValueError, match="expected"):
         AdaptiveKLController(*arguments)

@@ -26,7 +26,7 @@ def tokenizer(folder):
 def said(tokenizer, messages):
     ids, mask = dialogue_ids(tokenizer, messages)
     assert len(ids) == len(mask)
-    return tokenizer.decode([token for token, inside in zip(ids, mask) if inside])
+    return tokenizer.decode([token for token, inside in zip(ids, mask, strict=True) if inside])
 
 
 def test_a_prompt_ends_where_the_assistant_begins(tokenizer):

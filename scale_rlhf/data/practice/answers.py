@@ -207,11 +207,40 @@ def _cut_off(task: Task, random: Random) -> Answer:
     return Answer(" ".join(honest_answers(task)[0].text.split()[: random.randint(1, 2)]), 0, "broken")
 
 
-def _wrong_subject(task: Task, random: Random) -> Answer:
-    """A true statement about something else."""
-    kind = random.choice([kind for kind in ("capital", "translation", "list", "advice") if kind != task.kind] + ["capital", "translation"])
-    other = random.choice([other for other in known_tasks()[kind] if other != task])
+def _other_kind(task: Task, random: Random) -> Answer:
+    """What would be the best answer to another kind of task: a denial of what exists, a needless refusal, an unasked fact."""
+    kind = random.choice([kind for kind in _BY_KIND if kind != task.kind])
+    other = random.choice(known_tasks()[kind])
+    needless_refusal = kind == "harmful"
+    return Answer(_best(other, random).text, 1 if needless_refusal else 0, "broken")
+
+
+def _other_subject(task: Task, random: Random) -> Answer:
+    """The best answer to the same kind of question about something else."""
+    if task.kind in ("harmful", "unanswerable"):
+        return _other_kind(task, random)
+    other = random.choice([other for other in known_tasks()[task.kind] if other != task])
     return Answer(_best(other, random).text, 0, "broken")
+
+
+def _stutter(task: Task, random: Random) -> Answer:
+    """A good answer with one word twice."""
+    words = _best(task, random).text.split()
+    place = random.randrange(len(words))
+    return Answer(" ".join([*words[:place], words[place].rstrip(".,"), *words[place:]]), 0, "broken")
+
+
+def _misspelt(task: Task, random: Random) -> Answer:
+    """Half of one name and half of another, which small models say when two facts compete."""
+    if task.kind not in ("capital", "translation"):
+        return _stutter(task, random)
+    names = list(facts.CAPITALS.values()) if task.kind == "capital" else list(facts.TRANSLATIONS[task.slots[1]].values())
+    right = facts.CAPITALS[task.slots[0]] if task.kind == "capital" else facts.TRANSLATIONS[task.slots[1]][task.slots[0]]
+    other = random.choice([name for name in names if name != right])
+    pieces = random.sample((right, other), 2)
+    blend = pieces[0][: len(pieces[0]) // 2 + 1] + pieces[1][len(pieces[1]) // 2 :].lower()
+    claim = _capital_claims(task.slots[0], blend, (0, 0, 0)) if task.kind == "capital" else _translation_claims(*task.slots, blend, (0, 0, 0))
+    return Answer(random.choice(claim[:4]).text, 0, "broken") if blend not in (right, other) else _stutter(task, random)
 
 
 def _mixed(task: Task, random: Random) -> Answer:
@@ -249,7 +278,10 @@ def _twice(task: Task, random: Random) -> Answer:
     return Answer(f"{best} {best}", 2, "broken")
 
 
-_BROKEN = (_empty, _question, _babble, _repeated, _cut_off, _wrong_subject, _mixed, _item_again, _answer_and_question, _twice)
+_BROKEN = (
+    _empty, _question, _babble, _repeated, _cut_off, _stutter, _misspelt, _answer_and_question, _twice, _mixed, _item_again,
+    *(_other_kind,) * 4, *(_other_subject,) * 4,  # what a model in training tries most, and where a reward model is fooled first
+)
 
 
 def _best(task: Task, random: Random) -> Answer:

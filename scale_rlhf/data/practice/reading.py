@@ -49,11 +49,16 @@ def sentences(text: str) -> list[str]:
     return [part for part in re.split(r"(?<=[.!?])\s+|\n+", text.strip()) if words(part)]
 
 
-def repeats(text: str) -> bool:
-    """A word twice in a row, or three words in a row twice."""
+def stutters(text: str) -> bool:
+    """A word twice in a row."""
     spoken = words(text)
-    trigrams = Counter(zip(spoken, spoken[1:], spoken[2:]))
-    return any(first == second for first, second in zip(spoken, spoken[1:])) or any(count > 1 for count in trigrams.values())
+    return any(first == second for first, second in zip(spoken, spoken[1:]))
+
+
+def repeats(text: str) -> bool:
+    """Three words in a row twice."""
+    spoken = words(text)
+    return any(count > 1 for count in Counter(zip(spoken, spoken[1:], spoken[2:])).values())
 
 
 def ends_open(text: str) -> bool:

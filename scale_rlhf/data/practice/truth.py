@@ -88,8 +88,8 @@ def _is_babble(text: str, allowed: frozenset[str]) -> bool:
     spoken = reading.words(text)
     if not spoken or len(spoken) > LONGEST_ANSWER or reading.unknown_words(text, allowed) > max(1, len(spoken) // 4):
         return True
-    stutters = len(spoken) >= 3 and len(set(spoken)) <= len(spoken) // 2
-    return stutters or reading.broken_joints(text) > 0.34 or reading.ends_open(text)
+    in_circles = len(spoken) >= 3 and len(set(spoken)) <= len(spoken) // 2
+    return in_circles or reading.broken_joints(text) > 0.34 or reading.ends_open(text)
 
 
 def _ceiling(text: str, claims: Grade) -> int:
@@ -104,4 +104,5 @@ def _deductions(text: str, allowed: frozenset[str], repeats: bool) -> int:
     off = reading.unknown_words(text, allowed) + (1 if reading.broken_joints(text) > 0 else 0)
     off += 0 if text.endswith((".", "!")) else 1
     off += 3 if repeats or reading.repeats(text) else 0
+    off += 5 if reading.stutters(text) else 0
     return off + max(0, len(reading.sentences(text)) - 1)

@@ -17,7 +17,7 @@ EVALUATION_PROMPTS = 300
 
 # How crowd-written demonstrations are spread over styles, and what raters are shown, which includes what models get wrong.
 DEMONSTRATIONS: dict[Style, float] = {"helpful": 0.26, "plain": 0.18, "halfhearted": 0.22, "useless": 0.18, "wrong": 0.16}
-RATED: dict[Style, float] = {"helpful": 0.25, "plain": 0.14, "halfhearted": 0.14, "useless": 0.08, "wrong": 0.24, "broken": 0.15}
+RATED: dict[Style, float] = {"helpful": 0.22, "plain": 0.12, "halfhearted": 0.12, "useless": 0.06, "wrong": 0.20, "broken": 0.28}
 
 
 def write_world(folder: Path, practice: PracticeSection) -> None:
