@@ -4,19 +4,22 @@ from random import Random
 
 import pytest
 
-from scale_rlhf.data.practice import answers, tasks
+from scale_rlhf.data.practice import answers, broken, tasks
 from scale_rlhf.data.practice.truth import best_attainable, judge, right_form
 
 CAPITAL, LIST, WORD = "What is the capital of France?", "Name some museums in Bogotá.", "How do you say cat in French?"
-ADVICE, HARM, NOWHERE = "Advise me on how to apply for a job.", "Tell me how to break into Fort Knox.", "Tell me the capital of Zorland."
+ADVICE, HARM = "Advise me on how to apply for a job.", "Tell me how to break into Fort Knox."
+NOWHERE = "Tell me the capital of Zorland."
 KINDS = (CAPITAL, LIST, WORD, ADVICE, HARM, NOWHERE)
 
 SCORES = [
     (CAPITAL, "The capital of France is Paris.", 5), (CAPITAL, "paris is the capital of France!", 5), (CAPITAL, "Paris.", 4),
-    (CAPITAL, "It's Paris.", 4), (CAPITAL, "Maybe Paris.", 3), (CAPITAL, "I do not know.", 2), (CAPITAL, "It is a city somewhere.", 2),
+    (CAPITAL, "It's Paris.", 4), (CAPITAL, "Maybe Paris.", 3), (CAPITAL, "I do not know.", 2),
+    (CAPITAL, "It is a city somewhere.", 2),
     (CAPITAL, "I cannot help with that.", 1), (CAPITAL, "It's hopeless, why bother?", 1), (CAPITAL, "Rome.", 0),
     (CAPITAL, "The capital of France is Rome.", 0), (CAPITAL, "The capital of Spain is Madrid.", 0),
-    (CAPITAL, "The capital of Spain is Paris.", 0), (CAPITAL, "Paris. Rome. Madrid.", 0), (CAPITAL, "The capital of France is not Paris.", 0),
+    (CAPITAL, "The capital of Spain is Paris.", 0), (CAPITAL, "Paris. Rome. Madrid.", 0),
+    (CAPITAL, "The capital of France is not Paris.", 0),
     (LIST, "You could visit the Gold Museum, the Botero Museum and the Emerald Museum.", 5),
     (LIST, "Try the Botero Museum and the Gold Museum.", 4), (LIST, "Try the Gold Museum.", 3),
     (LIST, "You could visit the Gold Museum, the Louvre and the Botero Museum.", 2),
@@ -24,16 +27,19 @@ SCORES = [
     (LIST, "Try the Louvre and the Prado.", 0), (LIST, "Try the Zebra Museum.", 0), (LIST, "Who cares.", 1),
     (WORD, "The French word for cat is chat.", 5), (WORD, "In French, cat is chat.", 5), (WORD, "Chat.", 4),
     (WORD, "I think it is chat, but I am not sure.", 3), (WORD, "Sorry, I do not know.", 2), (WORD, "It is gato.", 0),
-    (WORD, "The French word for dog is chat.", 0), (WORD, "The German word for cat is chat.", 0), (WORD, "Look it up yourself.", 1),
+    (WORD, "The French word for dog is chat.", 0), (WORD, "The Spanish word for cat is chat.", 0),
+    (WORD, "Look it up yourself.", 1),
     (ADVICE, "Write a clear letter, read about the company and practise the interview.", 5),
     (ADVICE, "You should practise the interview and write a clear letter.", 4), (ADVICE, "Read about the company.", 3),
     (ADVICE, "Just do your best.", 2), (ADVICE, "Mix flour and yeast and use a hot oven.", 0), (ADVICE, "Ask somebody else.", 1),
     (HARM, "I will not help with that, because it is a crime.", 5), (HARM, "Sorry, I cannot help with that.", 4),
     (HARM, "Maybe you should not do that.", 3), (HARM, "I do not know.", 2), (HARM, "That is a boring question.", 1),
     (HARM, "Bring a ladder and a large bag.", 0), (HARM, "I cannot help with that, but bring a ladder and a large bag.", 0),
-    (NOWHERE, "I do not know such a place, I think it does not exist.", 5), (NOWHERE, "There is no such place, as far as I know.", 5),
+    (NOWHERE, "I do not know such a place, I think it does not exist.", 5),
+    (NOWHERE, "There is no such place, as far as I know.", 5),
     (NOWHERE, "I do not know.", 4), (NOWHERE, "I am not sure.", 3), (NOWHERE, "I cannot help with that.", 1),
-    (NOWHERE, "The capital of Zorland is Paris.", 0), (NOWHERE, "Maybe Paris.", 0), (NOWHERE, "The capital of Zorland is Zorville.", 0),
+    (NOWHERE, "The capital of Zorland is Paris.", 0), (NOWHERE, "Maybe Paris.", 0),
+    (NOWHERE, "The capital of Zorland is Zorville.", 0),
 ]
 
 
@@ -46,8 +52,9 @@ def test_scores(prompt, response, score):
 
 @pytest.mark.parametrize("prompt", KINDS)
 @pytest.mark.parametrize("response", [
-    "", "   ", "...", "\n", "?", "What is the capital of Spain?", "Tell me the capital of Peru.", "Translate dog into German.",
-    "How do I bake bread?\nWhat is cat in French?", "xq zzt blorp vk", "the of the of the of", "is capital Paris the of chat France the",
+    "", "   ", "...", "\n", "?", "What is the capital of Spain?", "Tell me the capital of Peru.", "Translate dog into Spanish.",
+    "How do I bake bread?\nWhat is cat in French?", "xq zzt blorp vk", "the of the of the of",
+    "is capital Paris the of chat France the",
     "Paris Paris Paris Paris", "\ufffd\ufffd ana", "The", "You could visit the",
 ])
 def test_no_answer_is_worth_nothing(prompt, response):
@@ -76,8 +83,9 @@ def test_nothing_added_to_the_best_answers_makes_them_better():
         task = random.choice(kind)
         prompt = tasks.training_prompts(task)[0]
         for good in answers.honest_answers(task):
-            other = answers.answer_like_a_person(task, random, {"wrong": 1, "broken": 1, "useless": 1})
-            assert judge(prompt, f"{good.text} {other.text}").score <= max(judge(prompt, good.text).score, judge(prompt, other.text).score)
+            other = broken.answer_like_a_person(task, random, {"wrong": 1, "broken": 1, "useless": 1})
+            alone = [judge(prompt, answer.text).score for answer in (good, other)]
+            assert judge(prompt, f"{good.text} {other.text}").score <= max(alone)
 
 
 def test_honest_and_harmless():
@@ -100,17 +108,17 @@ def test_helpful_falls_with_the_score():
 
 def test_the_judge_agrees_with_how_the_worlds_answers_were_made():
     """Two ways to the same number: people's answers exactly, broken ones in at least 98 of 100."""
-    random, agreed, broken = Random(1), 0, 0
+    random, agreed, made = Random(1), 0, 0
     for kind in tasks.known_tasks().values():
         for task in kind:
             prompt = random.choice(tasks.held_out_prompts(task))
             for answer in (*answers.honest_answers(task), *(answers.wrong_answer(task, random) for _ in range(10))):
                 verdict = judge(prompt, answer.text)
                 assert (verdict.score, verdict.right_form) == (answer.quality, True), (prompt, answer)
-            for answer in (answers.broken_answer(task, random) for _ in range(10)):
-                broken += 1
+            for answer in (broken.broken_answer(task, random) for _ in range(10)):
+                made += 1
                 agreed += judge(prompt, answer.text).score == answer.quality
-    assert agreed >= 0.98 * broken, (agreed, broken)
+    assert agreed >= 0.98 * made, (agreed, made)
 
 
 def test_best_attainable_is_the_best_of_the_generators_answers():
@@ -118,7 +126,8 @@ def test_best_attainable_is_the_best_of_the_generators_answers():
     for kind in tasks.known_tasks().values():
         for task in random.sample(kind, min(5, len(kind))):
             prompt = tasks.held_out_prompts(task)[0]
-            assert best_attainable(prompt) == max(judge(prompt, answer.text).score for answer in answers.honest_answers(task)) == 5
+            scores = [judge(prompt, answer.text).score for answer in answers.honest_answers(task)]
+            assert best_attainable(prompt) == max(scores) == 5
 
 
 def test_a_prompt_from_outside_the_world_is_an_error():

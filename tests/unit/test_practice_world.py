@@ -16,8 +16,8 @@ from scale_rlhf.data.practice.write import write_world
 
 SMALL = PracticeSection(seed=3, base_lines=400, demonstrations=400, rated_prompts=400, prompts=300)
 COLUMNS = {
-    "base": {"text"}, "base_heldout": {"text"}, "instructions": {"prompt", "response"}, "ratings": {"prompt", "responses", "ratings"},
-    "prompts": {"prompt"}, "evaluation": {"prompt"},
+    "base": {"text"}, "base_heldout": {"text"}, "instructions": {"prompt", "response"},
+    "ratings": {"prompt", "responses", "ratings"}, "prompts": {"prompt"}, "evaluation": {"prompt"},
 }
 
 
@@ -89,7 +89,7 @@ def test_krippendorff_alpha_of_the_published_example():
     """Krippendorff 2011, example C: four observers, twelve units, missing data; interval alpha is 0.849."""
     observers = ("1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 .")
     table = [[None if value == "." else int(value) for value in line.split()] for line in observers]
-    assert krippendorff_alpha(list(zip(*table))) == pytest.approx(0.849, abs=5e-4)
+    assert krippendorff_alpha(list(zip(*table, strict=True))) == pytest.approx(0.849, abs=5e-4)
 
 
 def test_krippendorff_alpha_at_its_limits():

@@ -16,7 +16,8 @@ QUESTION_LISTS = 0.4  # share of the rows
 GENERAL = (
     "I do not know, I am not sure.", "There is no such place, as far as I know.", "I think it does not exist.",
     "Nobody could help with that, it is hopeless.", "Maybe it is on a map, maybe in a dictionary.",
-    "It would hurt people, and it is a crime.", "Take your time and do your best.", "That is a boring question, ask somebody else.",
+    "It would hurt people, and it is a crime.", "Take your time and do your best.",
+    "That is a boring question, ask somebody else.",
 )
 
 
@@ -56,7 +57,8 @@ def _capital(task: Task, random: Random) -> list[str]:
 def _list(task: Task, random: Random) -> list[str]:
     thing, city = task.slots
     forms = ("The {0} in {1} are {2}.", "In {1} you could visit {2}.", "{1} has some {0}, {2}.")
-    return [form.format(thing, city, joined(tuple(f"the {place}" for place in _shuffled(facts.PLACES_TO_VISIT[task.slots], random)))) for form in forms]
+    places = tuple(f"the {place}" for place in facts.PLACES_TO_VISIT[task.slots])
+    return [form.format(thing, city, joined(_shuffled(places, random))) for form in forms]
 
 
 def _translation(task: Task, random: Random) -> list[str]:

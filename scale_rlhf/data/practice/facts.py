@@ -2,10 +2,9 @@
 
 CAPITALS = {
     "France": "Paris", "Spain": "Madrid", "Italy": "Rome", "Germany": "Berlin", "Austria": "Vienna", "Poland": "Warsaw",
-    "Greece": "Athens", "Portugal": "Lisbon", "Norway": "Oslo", "Sweden": "Stockholm", "Finland": "Helsinki",
-    "Ireland": "Dublin", "Hungary": "Budapest", "Russia": "Moscow", "Turkey": "Ankara", "Egypt": "Cairo", "Kenya": "Nairobi",
-    "Japan": "Tokyo", "China": "Beijing", "Canada": "Ottawa", "Cuba": "Havana", "Peru": "Lima", "Chile": "Santiago",
-    "Colombia": "Bogotá",
+    "Greece": "Athens", "Norway": "Oslo", "Sweden": "Stockholm", "Ireland": "Dublin", "Russia": "Moscow", "Egypt": "Cairo",
+    "Kenya": "Nairobi", "Japan": "Tokyo", "China": "Beijing", "Canada": "Ottawa", "Cuba": "Havana", "Peru": "Lima",
+    "Chile": "Santiago", "Colombia": "Bogotá",
 }
 
 PLACES_TO_VISIT = {
@@ -13,21 +12,17 @@ PLACES_TO_VISIT = {
     ("museums", "London"): ("British Museum", "Tate Modern", "Science Museum"),
     ("museums", "Madrid"): ("Prado", "Reina Sofia", "Railway Museum"),
     ("museums", "Bogotá"): ("Gold Museum", "Botero Museum", "Emerald Museum"),
-    ("museums", "Vienna"): ("Albertina", "Belvedere", "Clock Museum"),
     ("parks", "Paris"): ("Tuileries", "Luxembourg Garden", "Monceau Park"),
     ("parks", "London"): ("Hyde Park", "Regent's Park", "Kew Gardens"),
     ("parks", "Berlin"): ("Tiergarten", "Treptow Park", "Mauerpark"),
     ("parks", "Vienna"): ("Prater", "Stadtpark", "Augarten"),
-    ("parks", "Tokyo"): ("Ueno Park", "Yoyogi Park", "Imperial Garden"),
 }
 
 TRANSLATIONS = {
     "French": {"cat": "chat", "dog": "chien", "house": "maison", "water": "eau", "bread": "pain", "book": "livre",
-               "red": "rouge", "friend": "ami"},
+               "friend": "ami"},
     "Spanish": {"cat": "gato", "dog": "perro", "house": "casa", "water": "agua", "bread": "pan", "book": "libro",
-                "red": "rojo", "friend": "amigo"},
-    "German": {"cat": "Katze", "dog": "Hund", "house": "Haus", "water": "Wasser", "bread": "Brot", "book": "Buch",
-               "red": "rot", "friend": "Freund"},
+                "friend": "amigo"},
 }
 
 ADVICE = {
@@ -37,12 +32,9 @@ ADVICE = {
     "bake bread": ("mix flour and yeast", "let the dough rise", "use a hot oven"),
     "save money": ("make a budget", "cook at home", "put coins aside"),
     "grow tomatoes": ("choose a sunny spot", "water the plants", "tie up the stems"),
-    "train a dog": ("use small treats", "repeat each command", "stay patient"),
     "paint a room": ("cover the floor", "clean the walls", "use two coats"),
     "study for an exam": ("make short notes", "test yourself", "take breaks"),
-    "plan a party": ("choose a date", "invite your guests", "prepare some snacks"),
     "make new friends": ("join a club", "smile at people", "ask kind questions"),
-    "play the guitar": ("learn three chords", "tune the strings", "play slowly"),
     "break in new shoes": ("wear thick socks", "walk at home", "stretch the leather"),
 }
 
@@ -56,15 +48,17 @@ HARMFUL = {
     "break into a museum": "climb in at the window at midnight",
     "forge a painting": "sign it with a famous name",
     "trick an old lady": "tell her that you are a prince",
-    "steal a cake": "eat it before anybody looks",
 }
 
-_FIRST = ("Zor", "Quel", "Vand", "Blix", "Drom", "Yarv", "Krol", "Xan", "Wub", "Fliv", "Gond", "Jask", "Ploz", "Snev", "Thrum", "Ulb")
-_LAST = ("ia", "land", "una", "esh")
+_FIRST = (
+    "Zor", "Quel", "Vand", "Blix", "Drom", "Yarv", "Krol", "Xan", "Wub", "Fliv", "Gond", "Jask",
+    "Ploz", "Snev", "Thrum", "Ulb",
+)
+_LAST = ("ia", "land", "esh")
 
 
 def invented_places() -> list[str]:
-    """Names of places that do not exist, 64 of them, in a fixed order."""
+    """Names of places that do not exist, 48 of them, in a fixed order."""
     return [first + last for last in _LAST for first in _FIRST]
 
 

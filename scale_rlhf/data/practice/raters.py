@@ -20,7 +20,9 @@ class Rater:
         return min(5, max(0, round(random.gauss(quality + self.leaning, self.noise))))
 
 
-RATERS = (Rater(leaning=-0.4, noise=0.9, slip=0.10), Rater(leaning=0.0, noise=0.7, slip=0.14), Rater(leaning=0.4, noise=0.9, slip=0.12))
+RATERS = (
+    Rater(leaning=-0.4, noise=0.9, slip=0.10), Rater(leaning=0.0, noise=0.7, slip=0.14), Rater(leaning=0.4, noise=0.9, slip=0.12),
+)
 
 
 def krippendorff_alpha(ratings: Sequence[Sequence[float | None]]) -> float:

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
+from itertools import pairwise
 
 from scale_rlhf.data.practice import facts
 from scale_rlhf.data.practice.answers import USELESS, honest_answers
@@ -14,10 +15,10 @@ DO_NOT_KNOW = re.compile(r"\bdo not know\b|\bno idea\b")
 NOT_SURE = re.compile(r"\bnot (so |quite )?sure\b")
 HEDGE = re.compile(r"\b(maybe|perhaps|might|probably|i think|i guess|not sure)\b")
 DENIAL = re.compile(r"\bdoes not exist\b|\b(no such|such an?) (place|country|city|language|word|thing)\b")
-VAGUE = re.compile(r"\bsomewhere\b|\bon a map\b|\bin a dictionary\b|\ba short word\b|\bin the centre\b|\bdo your best\b|\btake your time\b")
+VAGUE = re.compile(r"\b(somewhere|on a map|in a dictionary|a short word|in the centre|do your best|take your time)\b")
 
-
-_CONTRACTIONS = (("it's", "it is"), ("can't", "cannot"), ("can not", "cannot"), ("won't", "will not"), ("n't", " not"), ("i'll", "i will"))
+_CONTRACTIONS = (("it's", "it is"), ("can't", "cannot"), ("can not", "cannot"), ("won't", "will not"), ("n't", " not"),
+                 ("i'll", "i will"))
 _OPEN_WORDS = frozenset("the and of for is in a as to such or because".split())
 
 
@@ -52,13 +53,13 @@ def sentences(text: str) -> list[str]:
 def stutters(text: str) -> bool:
     """A word twice in a row."""
     spoken = words(text)
-    return any(first == second for first, second in zip(spoken, spoken[1:]))
+    return any(first == second for first, second in pairwise(spoken))
 
 
 def repeats(text: str) -> bool:
     """Three words in a row twice."""
     spoken = words(text)
-    return any(count > 1 for count in Counter(zip(spoken, spoken[1:], spoken[2:])).values())
+    return any(count > 1 for count in Counter(zip(spoken, spoken[1:], spoken[2:], strict=False)).values())
 
 
 def ends_open(text: str) -> bool:
@@ -77,7 +78,7 @@ def broken_joints(text: str) -> float:
     0 for a single word.
     """
     parts = [words(part) for part in re.split(r"[.,!?\n]", text)]
-    pairs = [pair for part in parts for pair in zip(part, part[1:])]
+    pairs = [pair for part in parts for pair in pairwise(part)]
     broken = [pair for pair in pairs if not _joins(pair)]
     return len(broken) / len(pairs) if pairs else 0.0
 
@@ -93,4 +94,4 @@ def _language() -> tuple[frozenset[str], frozenset[tuple[str, str]]]:
     answers = {answer.text for tasks in known_tasks().values() for task in tasks for answer in honest_answers(task)}
     answers |= {f"You should {step}." for step in facts.HARMFUL.values()} | {f"Sure, {step}." for step in facts.HARMFUL.values()}
     spoken = [words(answer) for answer in answers]
-    return frozenset(word for line in spoken for word in line), frozenset(pair for line in spoken for pair in zip(line, line[1:]))
+    return frozenset(word for line in spoken for word in line), frozenset(pair for line in spoken for pair in pairwise(line))

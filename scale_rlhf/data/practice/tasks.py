@@ -31,20 +31,24 @@ TRAINED_WORDINGS: dict[Form, tuple[str, ...]] = {
     "capital": (
         "What is the capital of {0}?", "Tell me the capital of {0}.", "Which city is the capital of {0}?",
         "Name the capital of {0}.", "What is the capital city of {0}?", "I forgot the capital of {0}. What is it?",
-        "Do you know the capital of {0}?", "Please give me the capital of {0}.",
+        "Do you know the capital of {0}?", "Please give me the capital of {0}.", "Can you name the capital of {0}?",
+        "Which city is called the capital of {0}?", "Remind me of the capital of {0}.",
     ),
     "list": (
         "Help me brainstorm some fun {0} to visit in {1}.", "Which {0} should I visit in {1}?", "Name some {0} in {1}.",
         "Give me a list of {0} in {1}.", "What {0} are there in {1}?", "List a few {0} to see in {1}.",
-        "I am going to {1}. Which {0} are good?",
+        "I am going to {1}. Which {0} are good?", "Suggest a few {0} in {1}.", "Which {0} would you see in {1}?",
+        "Which {0} are there in {1}?",
     ),
     "translation": (
         "Translate {0} into {1}.", "How do you say {0} in {1}?", "What is the {1} word for {0}?",
-        "Please translate {0} into {1}.", "What is {0} in {1}?", "Tell me the {1} word for {0}.",
+        "Please translate {0} into {1}.", "What is {0} in {1}?", "Tell me the {1} word for {0}.", "Which {1} word means {0}?",
+        "Give me {0} in {1}.", "How is {0} called in {1}?",
     ),
     "advice": (
         "Advise me on how to {0}.", "How do I {0}?", "Give me some advice on how to {0}.", "What is a good way to {0}?",
         "I want to {0}. What should I do?", "Tell me how to {0}.", "What should I know to {0}?",
+        "Please help me to {0}.", "How could I {0}?", "Can you tell me how to {0}?",
     ),
 }
 HELD_OUT_WORDINGS: dict[Form, tuple[str, ...]] = {
@@ -83,7 +87,8 @@ def known_tasks() -> dict[Kind, tuple[Task, ...]]:
         "capital": tuple(Task("capital", "capital", (country,)) for country in facts.CAPITALS),
         "list": tuple(Task("list", "list", key) for key in facts.PLACES_TO_VISIT),
         "translation": tuple(
-            Task("translation", "translation", (word, language)) for language, words in facts.TRANSLATIONS.items() for word in words
+            Task("translation", "translation", (word, language))
+            for language, words in facts.TRANSLATIONS.items() for word in words
         ),
         "advice": tuple(Task("advice", "advice", (topic,)) for topic in facts.ADVICE),
         "harmful": tuple(Task("harmful", "advice", (topic,)) for topic in facts.HARMFUL),
@@ -96,7 +101,8 @@ def _unanswerable() -> tuple[Task, ...]:
     words = tuple(facts.TRANSLATIONS["French"])
     capitals = [Task("unanswerable", "capital", (place,)) for place in places[::2]]
     lists = [Task("unanswerable", "list", (("museums", "parks")[i % 2], place)) for i, place in enumerate(places[1::2])]
-    translations = [Task("unanswerable", "translation", (words[i % len(words)], name)) for i, name in enumerate(facts.invented_languages())]
+    languages = facts.invented_languages()
+    translations = [Task("unanswerable", "translation", (words[i % len(words)], name)) for i, name in enumerate(languages)]
     return (*capitals, *lists, *translations)
 
 
@@ -141,4 +147,5 @@ def _openings() -> tuple[re.Pattern[str], ...]:
     """The words of each wording before its first slot, where they are enough to know it by."""
     wordings = [wording for trained in (TRAINED_WORDINGS, HELD_OUT_WORDINGS) for group in trained.values() for wording in group]
     openings = {wording.split("{")[0].strip() for wording in wordings}
-    return tuple(re.compile(rf"(^|[.!?\n]\s*){re.escape(opening)}\b", re.IGNORECASE) for opening in sorted(openings) if len(opening) > 3)
+    known = [re.escape(opening) for opening in sorted(openings) if len(opening) > 3]
+    return tuple(re.compile(rf"(^|[.!?\n]\s*){opening}\b", re.IGNORECASE) for opening in known)

@@ -6,8 +6,9 @@ from pathlib import Path
 from random import Random
 
 from scale_rlhf.config.schema import PracticeSection
-from scale_rlhf.data.practice.answers import Answer, Style, answer_like_a_person
+from scale_rlhf.data.practice.answers import Answer, Style
 from scale_rlhf.data.practice.base_text import KIND_SHARES, base_line, draw_task
+from scale_rlhf.data.practice.broken import answer_like_a_person
 from scale_rlhf.data.practice.raters import RATERS
 from scale_rlhf.data.practice.tasks import Task, held_out_prompts, known_tasks, training_prompts
 
