@@ -60,6 +60,8 @@ def _start(config: RunConfig) -> str | None:
 
     from scale_rlhf.cluster.device import environment
 
+    # It announces on every start that authentication is on, as it should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     cluster = config.cluster
     cpus, gpus = local_cluster(config)
     common = {

@@ -49,9 +49,9 @@ def prompts(count, first=0):
 
 def ends_by(sample, path):
     """Whether a response came to an end token, a stop token or a stop string, which may stand at its end alone."""
-    text = AutoTokenizer.from_pretrained(path).decode(sample.response_ids)
-    assert not {1, 7} & set(sample.response_ids[:-1].tolist()) and "e" not in text[:-1]
-    return sample.response_ids[-1] in (1, 7) or text.endswith("e")
+    tokenizer, ids = AutoTokenizer.from_pretrained(path), sample.response_ids
+    assert not {1, 7} & set(ids[:-1].tolist()) and "e" not in tokenizer.decode(ids[:-1], skip_special_tokens=True)
+    return ids[-1] in (1, 7) or "e" in tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -75,7 +75,8 @@ def test_engine_and_trainer_agree_after_every_update(cluster, tmp_path, tied):
             assert max(gaps) < LIMIT
             assert all((s.versions == version).all() for s in batch)
             assert all(len(s.response_ids) == 24 and not s.ended for s in batch) or not tied
-            assert all(s.ended == ends_by(s, path) for s in batch) or tied
+            # At the very limit either reason may be given.
+            assert tied or all(s.ended == ends_by(s, path) for s in batch if len(s.response_ids) < 24)
 
         # Updated in mid-generation: tokens before and after belong to different versions, each with its own log-probability.
         before = {k: v.clone() for k, v in trainer.model.state_dict().items()}

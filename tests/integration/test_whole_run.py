@@ -103,7 +103,7 @@ def test_the_same_seed_gives_the_same_run_twice(finished, tmp_path):
 
 
 def _timed(key: str) -> bool:
-    return key.startswith("time") or any(word in key for word in ("seconds", "busy", "fill", "queue", "running", "rollout/"))
+    return key.startswith("time") or any(word in key for word in ("second", "busy", "fill", "queue", "running", "rollout/"))
 
 
 @pytest.mark.timeout(600)
