@@ -164,7 +164,8 @@ class RolloutSection(Placed):
     ignore_end: bool = Field(False, description="Generate max_response_tokens always.")
     max_concurrent: PositiveInt = Field(64, description="Samples that one engine decodes at once.")
     kv_cache_gb: PositiveFloat = Field(0.25, description="Memory of the key-value cache of one engine on CPU.")
-    weight_transfer: Literal["auto", "shared_memory", "nccl", "ipc"] = Field("auto", description="How weights reach engines. auto: nccl with GPUs, shared_memory without.")
+    weight_transfer: Literal["auto", "shared_memory", "broadcast", "nccl", "ipc"] = Field("auto", description="How weights reach engines. auto: nccl with GPUs; without, shared_memory where policy and engines share a host, else broadcast over the network.")
+    verify_weights: bool = Field(False, description="After every update, prove that the engine computes with the trainer's weights, tensor by tensor.")
     gpu_memory_utilization: float = Field(0.85, gt=0, lt=1, description="Share of a GPU that an engine may take.")
 
 
@@ -196,6 +197,8 @@ class PPOSection(Section):
     epochs: PositiveInt = Field(2, description="Passes over a batch.")
     minibatches: PositiveInt = Field(2, description="Optimizer steps of one pass.")
     tokens_per_microbatch: PositiveInt = Field(512, description="Token budget of one forward in training.")
+    advantages: Literal["gae", "group_relative"] = Field("gae", description="gae: with the value model. group_relative: score against the other responses to the same prompt (GRPO), without a value model.")
+    scale_by_std: bool = Field(True, description="group_relative: divide by the deviation of the group (false: Dr. GRPO).")
     gamma: float = Field(1.0, gt=0, le=1, description="Discount a token.")
     lam: float = Field(0.95, ge=0, le=1, description="λ of generalized advantage estimation.")
     clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below 1 − clip_low.")
@@ -211,9 +214,17 @@ class PPOSection(Section):
 
 
 class OverlapSection(Section):
-    max_staleness: NonNegativeInt = Field(0, description="Policy versions that a sample may lag when it is trained on.")
-    anchor: Literal["behaviour"] = Field("behaviour", description="What the PPO ratio is taken against: the engine's log-probabilities.")
-    score_group: PositiveInt = Field(16, description="Samples that are scored together; groups are fixed by sample index.")
+    """How far rollouts and updates overlap, and what corrects for it."""
+
+    max_staleness: NonNegativeInt = Field(0, description="Policy versions that a sample may lag when it is trained on. 0: synchronous; 1: the next batch is generated during the update.")
+    anchor: Literal["behaviour", "proximal"] = Field("behaviour", description="What the PPO ratio is taken against: the engine's log-probabilities, or those of the policy before the update, recomputed by the learner (decoupled PPO).")
+    correction: Literal["none", "truncated", "token_mask", "sequence_mask"] = Field("none", description="Importance weight proximal/behaviour on each token, with anchor: proximal. truncated: at most correction_cap. token_mask: 0 outside correction_band. sequence_mask: truncated, and 0 for a response whose mean ratio is outside the band.")
+    correction_cap: PositiveFloat = Field(2.0, description="Largest importance weight of `truncated` and `sequence_mask`.")
+    correction_band: tuple[PositiveFloat, PositiveFloat] = Field((0.5, 2.0), description="Band of `token_mask` (ratio of a token) and `sequence_mask` (geometric mean over a response).")
+    weight_update: Literal["in_flight", "drain"] = Field("in_flight", description="A new version reaches an engine while its samples wait in the middle, or once the running ones have ended.")
+    recompute_cache: bool = Field(True, description="After an update in flight compute the key-value cache again with the new weights. false goes on with the old cache: right only because the ratio is against the engine's own log-probabilities.")
+    update_wave: PositiveInt | None = Field(None, description="Engines that take a version at the same time. null: all together.")
+    score_group: PositiveInt = Field(16, description="With max_staleness 0, samples that are scored together; groups are fixed by sample index.")
 
 
 class EvaluationSection(Section):
