@@ -76,5 +76,5 @@ def _processes(config: RunConfig) -> list[tuple[str, int, float, float]]:
         ("reward", replicas * workers, reward.cpus, reward.gpus),
         ("reference", reference.replicas * reference.workers, reference.cpus, reference.gpus),
         ("policy", config.policy.workers, config.policy.cpus, config.policy.gpus),
-        ("value", config.value.workers, config.value.cpus, config.value.gpus),
+        *([("value", config.value.workers, config.value.cpus, config.value.gpus)] if config.ppo.advantages == "gae" else []),
     ]

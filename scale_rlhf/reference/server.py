@@ -15,6 +15,7 @@ from scale_rlhf.models.forward import response_logprobs
 from scale_rlhf.models.frozen.fleet import FrozenFleet
 from scale_rlhf.models.frozen.work import smallest_sample
 from scale_rlhf.models.loading import load_causal
+from scale_rlhf.telemetry.spans import Span
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class ReferenceFleet:
     async def metrics(self) -> dict[str, float]:
         """Since the last call: samples, tokens, busy_seconds, latencies, batch_fill, queue_max_samples."""
         return await self._fleet.metrics()
+
+    async def spans(self) -> dict[str, list[Span]]:
+        """What each replica did since the last call, by lane of the timeline."""
+        return await self._fleet.spans()
 
     def close(self) -> None:
         """End its processes."""

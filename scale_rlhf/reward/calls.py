@@ -4,11 +4,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from scale_rlhf.telemetry.spans import Spans
+
 
 class Calls:
     """Of one role. `with calls.one(samples):` around each call."""
 
     def __init__(self) -> None:
+        self.spans = Spans()
         self._clear()
 
     @contextmanager
@@ -24,7 +27,9 @@ class Calls:
         finally:
             self._waiting -= samples
             if not self._waiting:
-                self._busy += time.monotonic() - self._idle_until
+                seconds = time.monotonic() - self._idle_until
+                self._busy += seconds
+                self.spans.add("score", time.time() - seconds)
         seconds = time.monotonic() - began
         self._samples += samples
         self._calls += 1

@@ -16,6 +16,7 @@ from scale_rlhf.orchestration.deadlines import within
 from scale_rlhf.reward.calls import Calls
 from scale_rlhf.reward.function_worker import FunctionWorker
 from scale_rlhf.reward.text import Reader
+from scale_rlhf.telemetry.spans import Span
 
 
 class FunctionReward:
@@ -57,6 +58,10 @@ class FunctionReward:
 
     async def metrics(self) -> dict[str, float]:
         return self._calls.take()
+
+    async def spans(self) -> dict[str, list[Span]]:
+        """The calls since the last call, by lane of the timeline."""
+        return {"reward/calls": self._calls.spans.take()}
 
     def close(self) -> None:
         import ray

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Sample
+from scale_rlhf.telemetry.spans import Span
 
 SHOWN = 200  # characters of a wrong answer that a message quotes
 
@@ -28,6 +29,9 @@ class RewardFleet(Protocol):
 
     async def metrics(self) -> dict[str, float]:
         """Since the last call: samples, busy_seconds, latency_mean_seconds, latency_max_seconds and more."""
+
+    async def spans(self) -> dict[str, list[Span]]:
+        """What it did since the last call, by lane of the timeline."""
 
     def close(self) -> None:
         """End its processes; safe to call twice."""

@@ -24,6 +24,7 @@ from scale_rlhf.models.frozen.work import smallest_sample
 from scale_rlhf.models.loading import is_classifier, load_scalar, offline_if_local
 from scale_rlhf.reward.interface import finite_scores
 from scale_rlhf.reward.text import Reader, read_tokenizer
+from scale_rlhf.telemetry.spans import Span
 
 
 @dataclass
@@ -132,6 +133,10 @@ class LearnedReward:
 
     async def metrics(self) -> dict[str, float]:
         return await self._fleet.metrics()
+
+    async def spans(self) -> dict[str, list[Span]]:
+        """What each replica did since the last call, by lane of the timeline."""
+        return await self._fleet.spans()
 
     def close(self) -> None:
         self._fleet.close()

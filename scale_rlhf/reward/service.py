@@ -17,6 +17,7 @@ from scale_rlhf.orchestration.deadlines import within
 from scale_rlhf.reward.calls import Calls
 from scale_rlhf.reward.interface import SHOWN, finite_scores
 from scale_rlhf.reward.text import Reader
+from scale_rlhf.telemetry.spans import Span
 
 ATTEMPTS = 4
 PAUSE = 0.25  # seconds before the second attempt; doubled before each that follows
@@ -53,6 +54,10 @@ class ServiceReward:
 
     async def metrics(self) -> dict[str, float]:
         return self._calls.take()
+
+    async def spans(self) -> dict[str, list[Span]]:
+        """The calls since the last call, by lane of the timeline."""
+        return {"reward/calls": self._calls.spans.take()}
 
     def close(self) -> None:
         """Drop the connections."""

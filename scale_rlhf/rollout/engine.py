@@ -8,6 +8,8 @@ import asyncio
 import time
 from typing import Any
 
+import numpy as np
+
 from scale_rlhf.config.schema import RolloutSection
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.rollout.sampling import sample_seed, sampling_params, to_sample
@@ -75,6 +77,22 @@ class RolloutEngine:
             return sample
         finally:
             self._leave()
+
+    async def score(self, sample: Sample) -> tuple[np.ndarray, int]:
+        """The log-probabilities, at temperature 1, that the engine gives to a response it is shown: float32 [response
+        tokens], and the version of the weights that computed them.
+        """
+        from vllm import SamplingParams
+
+        self.requests += 1
+        params = SamplingParams(max_tokens=1, temperature=1.0, seed=0, prompt_logprobs=0, logprobs=0, detokenize=False)
+        prompt = {"prompt_token_ids": [int(token) for token in [*sample.prompt.token_ids, *sample.response_ids]]}
+        final = None
+        async for output in self.engine.generate(prompt, params, request_id=f"score-{self.requests}"):
+            final = output
+        chosen = list(zip(final.prompt_logprobs, final.prompt_token_ids, strict=True))[len(sample.prompt.token_ids):]
+        versions = to_sample(sample.prompt, final).versions
+        return np.asarray([entry[token].logprob for entry, token in chosen], dtype=np.float32), int(versions[0])
 
     async def begin_transfer(self, init_info: dict[str, Any]) -> None:
         """Make the transport ready; nccl meets the trainer here."""

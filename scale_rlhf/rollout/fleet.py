@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.experience.sample import Prompt, Sample
@@ -68,6 +70,12 @@ class RolloutFleet:
             within(engine.generate.remote(prompt, max_tokens=max_tokens), seconds, self._name(i), "probe")
             for i, engine in enumerate(self.engines) for prompt in prompts
         )))
+
+    async def score(self, samples: Sequence[Sample]) -> list[list[tuple[np.ndarray, int]]]:
+        """What every engine gives to responses that it is shown, [engine][sample]: see `RolloutEngine.score`."""
+        seconds = self.config.limits.generate_seconds
+        return [await asyncio.gather(*(within(engine.score.remote(sample), seconds, self._name(i), "probe") for sample in samples))
+                for i, engine in enumerate(self.engines)]
 
     async def metrics(self) -> dict[str, float]:
         """Sums over engines since the last call: tokens, busy_seconds, running."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, NamedTuple
 
 
@@ -43,6 +44,20 @@ class Spans:
         """What was recorded since the last call."""
         done, self._done = self._done, []
         return done
+
+
+def recorded(name: str) -> Callable:
+    """Decorator for methods of an object that has `spans`: each call is a span of that name."""
+
+    def decorate(method: Callable) -> Callable:
+        @wraps(method)
+        def timed(self, *arguments, **named):
+            with self.spans.span(name):
+                return method(self, *arguments, **named)
+
+        return timed
+
+    return decorate
 
 
 def busy(spans: list[Span], start: float, end: float) -> float:

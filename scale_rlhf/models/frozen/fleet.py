@@ -9,6 +9,7 @@ from scale_rlhf.config.schema import FrozenRole, LimitsSection
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models.frozen.work import Work
 from scale_rlhf.orchestration.deadlines import all_within, within
+from scale_rlhf.telemetry.spans import Span
 
 WAITING_CALLS = 10_000  # that Ray lets into an actor at once; its own queue is bounded in samples
 
@@ -55,6 +56,12 @@ class FrozenFleet:
         """Of all replicas since the last call; latencies and busy time in seconds, batch_fill a share of the token budget."""
         calls = [replica[0].metrics.remote() for replica in self._replicas]
         return summary(await all_within(calls, self.limits.score_seconds, self.role, "metrics"), self.section.tokens_per_batch)
+
+    async def spans(self) -> dict[str, list[Span]]:
+        """What each replica did since the last call, by lane of the timeline."""
+        calls = [replica[0].take_spans.remote() for replica in self._replicas]
+        each = await all_within(calls, self.limits.score_seconds, self.role, "metrics")
+        return {f"{self.role}/{place}": spans for place, spans in enumerate(each)}
 
     def close(self) -> None:
         """End every process, at once; safe to call twice."""

@@ -11,6 +11,7 @@ from scale_rlhf.models.frozen.batcher import Batch, Batcher, Item
 from scale_rlhf.models.frozen.work import Work
 from scale_rlhf.models.frozen.worker import FrozenWorker
 from scale_rlhf.orchestration.deadlines import within
+from scale_rlhf.telemetry.spans import Span, Spans
 
 
 @dataclass
@@ -49,7 +50,7 @@ class FrozenServer(FrozenWorker):
         super().__init__(work, dtype, 0, world)
         self.deadline = deadline
         self.batcher = Batcher(tokens_per_batch, max_wait, time.monotonic)
-        self.counts = Counts()
+        self.counts, self.spans = Counts(), Spans()
         self.peers: list = []
         self._requests: dict[int, Request] = {}
         self._door, self._news, self._room = asyncio.Lock(), asyncio.Event(), asyncio.Event()
@@ -84,6 +85,10 @@ class FrozenServer(FrozenWorker):
         counts, self.counts = self.counts, Counts(queue_max=self.batcher.waiting)
         return asdict(counts)
 
+    async def take_spans(self) -> list[Span]:
+        """The forwards since the last call."""
+        return self.spans.take()
+
     async def _rounds(self) -> None:
         while not self._broken:
             batches = [batch for _ in range(self.world) if (batch := self.batcher.take())]
@@ -110,7 +115,8 @@ class FrozenServer(FrozenWorker):
             for rank, (peer, share) in enumerate(zip(self.peers, shares[1:], strict=True), start=1)
         ]
         try:
-            results = await asyncio.gather(self.forward(shares[0]), *calls)
+            with self.spans.span("forward", samples=sum(len(batch.items) for batch in batches)):
+                results = await asyncio.gather(self.forward(shares[0]), *calls)
         except Exception as error:
             self._fail(batches, error)
             return
