@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from scale_rlhf.cluster.installation import check_installation
 from scale_rlhf.cluster.processes import ProcessWatch
 from scale_rlhf.cluster.ray_cluster import session
 from scale_rlhf.cluster.signals import interruptible, uninterrupted
@@ -163,12 +164,13 @@ def _practice_world(config: RunConfig, folder: RunFolder, stages: list[str]) -> 
 
 
 def _prepare_process(config: RunConfig) -> None:
-    """The environment of this process and of those that it starts.
+    """The environment of this process and of those that it starts. Raises RunError where packages do not fit each other.
 
     Functions named by their import path may lie in the folder that the run is started from, for every process of it.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    check_installation()
     if not (config.reward.function or config.evaluation.judge):
         return
     here = os.getcwd()
