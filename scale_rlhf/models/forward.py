@@ -12,11 +12,14 @@ def response_logprobs(model: nn.Module, pack: Pack, temperature: float) -> tuple
     model: a causal language model, or a DeepSpeed engine around one. Logits are divided by the sampling
     temperature, as in generation, and computed for response positions alone. Returns two float32 [N].
     """
-    logits = model(**_inputs(pack), logits_to_keep=pack.predicts).logits[0].float() / temperature
-    log_distribution = torch.log_softmax(logits, dim=-1)
-    logprobs = log_distribution.gather(-1, pack.targets[:, None])[:, 0]
+    log_distribution = _log_distribution(model, pack, temperature)
     entropy = -(log_distribution.detach().exp() * log_distribution.detach()).sum(-1)
-    return logprobs, entropy
+    return _of_targets(log_distribution, pack), entropy
+
+
+def response_logprobs_alone(model: nn.Module, pack: Pack, temperature: float) -> torch.Tensor:
+    """`response_logprobs` without the entropy, bit for bit, for who does not read it: two fewer [N, vocabulary]. float32 [N]."""
+    return _of_targets(_log_distribution(model, pack, temperature), pack)
 
 
 def response_values(model: nn.Module, pack: Pack) -> torch.Tensor:
@@ -27,6 +30,16 @@ def response_values(model: nn.Module, pack: Pack) -> torch.Tensor:
 def sample_scores(model: nn.Module, pack: Pack) -> torch.Tensor:
     """Score of each sample, read at its last real token: float32 [S]. model: a ScalarHead, or an engine around one."""
     return model(**_inputs(pack), keep=pack.last).float()
+
+
+def _log_distribution(model: nn.Module, pack: Pack, temperature: float) -> torch.Tensor:
+    """log p of every token at every response position: float32 [N, vocabulary]."""
+    logits = model(**_inputs(pack), logits_to_keep=pack.predicts).logits[0].float() / temperature
+    return torch.log_softmax(logits, dim=-1)
+
+
+def _of_targets(log_distribution: torch.Tensor, pack: Pack) -> torch.Tensor:
+    return log_distribution.gather(-1, pack.targets[:, None])[:, 0]
 
 
 def _inputs(pack: Pack) -> dict:

@@ -11,7 +11,7 @@ from scale_rlhf.cluster.device import device
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.experience.packing import pack
 from scale_rlhf.experience.sample import Sample
-from scale_rlhf.models.forward import response_logprobs
+from scale_rlhf.models.forward import response_logprobs_alone
 from scale_rlhf.models.frozen.fleet import FrozenFleet
 from scale_rlhf.models.frozen.work import smallest_sample
 from scale_rlhf.models.loading import load_causal
@@ -36,7 +36,7 @@ class ResponseLogprobs:
 
     def compute(self, model: nn.Module, items: Sequence[Sample]) -> list[np.ndarray]:
         packed = pack(items)
-        logprobs, _ = response_logprobs(model, packed.to(device()), self.temperature)
+        logprobs = response_logprobs_alone(model, packed.to(device()), self.temperature)
         return [part.numpy() for part in torch.split(logprobs.float().cpu(), packed.lengths)]
 
     def filler(self) -> Sample:

@@ -18,7 +18,7 @@ from torch import nn
 from scale_rlhf.cluster.device import device
 from scale_rlhf.experience.packing import pack
 from scale_rlhf.experience.sample import Prompt, Sample
-from scale_rlhf.models.forward import response_logprobs
+from scale_rlhf.models.forward import response_logprobs_alone
 from scale_rlhf.models.frozen.fleet import FrozenFleet
 from scale_rlhf.reference.server import ResponseLogprobs
 from scale_rlhf.reward.make import make_reward
@@ -47,7 +47,8 @@ class SummedLogprobs(ResponseLogprobs):
 
     def compute(self, model: nn.Module, items: Sequence[Sample]) -> list[float]:
         packed = pack(items)
-        logprobs, _ = response_logprobs(model, packed.to(device()), items[0].prompt.row.get("temperature", self.temperature))
+        temperature = items[0].prompt.row.get("temperature", self.temperature)
+        logprobs = response_logprobs_alone(model, packed.to(device()), temperature)
         return [float(part.double().sum()) for part in logprobs.cpu().split(packed.lengths)]
 
 

@@ -6,7 +6,7 @@ import torch
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.experience.packing import pack
 from scale_rlhf.models import loading
-from scale_rlhf.models.forward import response_logprobs, response_values, sample_scores
+from scale_rlhf.models.forward import response_logprobs, response_logprobs_alone, response_values, sample_scores
 from tests import tiny
 
 TEMPERATURE = 0.7
@@ -56,6 +56,28 @@ def test_logprobs_do_not_depend_on_packing(policy, samples, attention):
         uncertainties.append(uncertainty[row, places])
     torch.testing.assert_close(packed, torch.cat(expected), atol=1e-5, rtol=0)
     torch.testing.assert_close(entropy, torch.cat(uncertainties), atol=1e-5, rtol=0)
+
+
+def test_logprobs_alone_are_the_same_bits_without_the_entropy(policy, samples):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Exponentials(TorchDispatchMode):
+        """Counts exp over a whole distribution, which only the entropy needs."""
+
+        count = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            result = function(*arguments, **keywords or {})
+            self.count += function is torch.ops.aten.exp.default and result.shape[-1] == model.config.vocab_size
+            return result
+
+    model = loading.load_causal(str(policy))
+    with torch.no_grad():
+        with Exponentials() as both:
+            logprobs, _ = response_logprobs(model, pack(samples), TEMPERATURE)
+        with Exponentials() as alone:
+            assert torch.equal(response_logprobs_alone(model, pack(samples), TEMPERATURE), logprobs)
+    assert (both.count, alone.count) == (1, 0)
 
 
 def test_values_do_not_depend_on_packing(classifier, samples):
