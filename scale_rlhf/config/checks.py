@@ -13,6 +13,7 @@ from scale_rlhf.config.model_checks import check_models
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
 from scale_rlhf.config.schema import DataSource, RunConfig
+from scale_rlhf.config.unused import noted, refused
 from scale_rlhf.errors import ConfigError, DataError
 
 TRAINED = ("base", "sft", "reward_model", "policy", "value")
@@ -35,11 +36,12 @@ def check(
     to start here and now; False (validation on a login node) makes a machine that is too small a note.
     """
     stages = stages_of(config, stages)
-    notes: list[str] = []
+    notes: list[str] = list(noted(config))
     mistakes = [
         *_stages(config, stages, earlier), *_training(config), *_reward(config, stages, earlier), *_reinforcement(config, stages),
+        *_overlap(config),
         *_scratch(config), *_data(config, stages), *_import_paths(config), *_attention(config, stages), *_cluster(config, starts),
-        *check_models(config, stages, notes),
+        *refused(config), *check_models(config, stages, notes),
     ]
     small = list(_resources(config, stages))
     if starts:
@@ -94,9 +96,6 @@ def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Ite
 
 def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
     rollout, ppo = config.rollout, config.ppo
-    if config.overlap.max_staleness > 0:
-        yield ("overlap.max_staleness: only 0, the synchronous schedule, is there yet; "
-               f"found {config.overlap.max_staleness}. Set it to 0")
     if ppo.kl_target is not None and ppo.kl_coefficient == 0:
         yield "ppo.kl_coefficient: 0 stays 0 under an adaptive coefficient (ppo.kl_target is set); start from a number above 0"
     if "ppo" not in stages:
@@ -106,6 +105,26 @@ def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
         yield f"rollout.top_p: must be 1 in RL; found {rollout.top_p:g}: {why}. Use rollout.temperature to sharpen"
     if rollout.top_k != 0:
         yield f"rollout.top_k: must be 0 (off) in RL; found {rollout.top_k}: {why}. Use rollout.temperature to sharpen"
+
+
+def _overlap(config: RunConfig) -> Iterator[str]:
+    """What the loss is anchored to must fit how old samples may be (Hilton et al. 2022; AReaL, 2025)."""
+    overlap, ppo = config.overlap, config.ppo
+    low, high = overlap.correction_band
+    if not low < high:
+        yield f"overlap.correction_band: expected two numbers, the smaller first; found {[low, high]}"
+    if overlap.anchor == "behaviour" and overlap.correction != "none":
+        yield (f"overlap.correction: {overlap.correction} needs overlap.anchor: proximal. With anchor: behaviour the ratio is against "
+               "the engine's own log-probabilities, which is itself the correction")
+    stale = overlap.max_staleness > 0 or not overlap.recompute_cache
+    if overlap.anchor == "proximal" and overlap.correction == "none" and stale:
+        why = f"max_staleness: {overlap.max_staleness}" if overlap.max_staleness else "recompute_cache: false"
+        yield (f"overlap.correction: anchor: proximal with {why} needs a weight. The clip is then around the recomputed policy, and "
+               "nothing says that the samples came from another: the loss would be that of data the policy never sampled. "
+               "Set overlap.correction to truncated, token_mask or sequence_mask, or overlap.anchor: behaviour")
+    if ppo.advantages == "group_relative" and ppo.responses_per_prompt < 2:
+        yield ("ppo.responses_per_prompt: ppo.advantages: group_relative compares the responses to one prompt and needs at least 2; "
+               f"found {ppo.responses_per_prompt}")
 
 
 def _scratch(config: RunConfig) -> Iterator[str]:

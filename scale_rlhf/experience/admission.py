@@ -44,6 +44,10 @@ class Admission:
         self.admitted += 1
         return self.version
 
+    def filter(self) -> None:
+        """One admitted sample will never be trained on: another may start in its place."""
+        self.filtered += 1
+
     def train(self, count: int) -> None:
         """`count` samples made the next version, which is now published."""
         self.trained += count

@@ -6,18 +6,23 @@
 
 | who    | waits for                                                | bound                        |
 |--------|----------------------------------------------------------|------------------------------|
-| admit  | a version to be published (`Admission.allowed`)          | (v + k + 1)·B samples ever   |
+| admit  | a version to be in every engine (`Admission.allowed`)    | (v + k + 1)·B samples ever   |
 | sample | its engine, then the other members of its scoring group  | limits.generate_seconds      |
 | score  | reward and reference, both at once                       | limits.score_seconds         |
 | learn  | B scored samples, and each that may get no older         | the limits above             |
+| load   | engines that take a version, while the learner goes on   | limits.publish_seconds       |
+
+With k = 0 the learner waits until a version is loaded, since no sample can start before. With k > 0 it goes on with the
+next batch the moment the weights are handed over.
 
 Every sample is accounted for: admitted = trained + filtered + in flight. A failure anywhere ends all tasks and
 travels to the caller.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,60 +36,68 @@ from scale_rlhf.orchestration.deadlines import first_failure
 from scale_rlhf.orchestration.parity import Parity
 from scale_rlhf.orchestration.roles import Roles
 from scale_rlhf.orchestration.step_metrics import StepClock, step_metrics
+from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.training.batch import TrainingBatch
+from scale_rlhf.training.critic_free import group_advantages
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one update did: it made `version` from `batch`."""
+    """What one update did: it made `version` from `batch`. lanes: what every actor did since the step before."""
 
     version: int
     batch: list[Scored]
     metrics: dict[str, float]
+    lanes: dict[str, list[Span]] = field(default_factory=dict)
 
 
 class Loop:
     """Makes config.ppo.steps versions of the policy from a stream of prompts. `roles` are started."""
 
     def __init__(self, config: RunConfig, roles: Roles, prompts: Iterator[Prompt], on_step: Callable[[Step], Awaitable[None]]):
-        """on_step: awaited after each version is published; the next batch is generated meanwhile."""
+        """on_step: awaited after each version is handed over, and before the next update; generation goes on meanwhile."""
         ppo, staleness = config.ppo, config.overlap.max_staleness
         self.config, self.roles, self.prompts, self.on_step = config, roles, prompts, on_step
         self.batch = ppo.prompts_per_step * ppo.responses_per_prompt
         self.admission = Admission(self.batch, staleness, total=ppo.steps * self.batch)
         self.buffer = Buffer(self.batch, staleness)
-        self.groups = ScoringGroups(self.batch, config.overlap.score_group)
-        self.fixed = staleness == 0  # then nothing may depend on timing: scoring is cut by sample index
+        # At staleness 0 nothing may depend on timing: scoring is cut by sample index. Otherwise a prompt's responses are
+        # scored the moment they are whole, and the servers batch what arrives.
+        self.fixed = staleness == 0
+        self.groups = ScoringGroups(self.batch, config.overlap.score_group if self.fixed else ppo.responses_per_prompt)
         self.kl_coefficient = ppo.kl_coefficient
         self.controller = AdaptiveKLController(ppo.kl_coefficient, ppo.kl_target, ppo.kl_horizon) if ppo.kl_target else None
         self.parity = Parity(config, roles)
         self.clock = StepClock()
         self.changed = asyncio.Event()  # something that a waiting coroutine looks at has changed
+        self.loads: deque[asyncio.Task] = deque(maxlen=2)  # of the last two versions
+        self.loaded: dict[str, float] = {}  # numbers of versions that reached the engines since the last step
 
     async def run(self) -> None:
-        """Returns when the last version is published. Raises the first failure of any task."""
+        """Returns when the last version is in every engine. Raises the first failure of any task."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                admitting = tasks.create_task(self._admit(tasks))
+                self.tasks = tasks
+                admitting = tasks.create_task(self._admit())
                 await self._learn()
                 admitting.cancel()
         except ExceptionGroup as failures:
             raise first_failure(failures) from None
 
-    async def _admit(self, tasks: asyncio.TaskGroup) -> None:
+    async def _admit(self) -> None:
         while True:
             while self.admission.allowed:
                 prompt = next(self.prompts)
                 self.buffer.admitted(prompt.index, self.admission.admit())
                 self.clock.admitted(prompt.index)
-                tasks.create_task(self._sample(prompt, tasks))
+                self.tasks.create_task(self._sample(prompt))
             await self._until(lambda: self.admission.allowed > 0)
 
-    async def _sample(self, prompt: Prompt, tasks: asyncio.TaskGroup) -> None:
+    async def _sample(self, prompt: Prompt) -> None:
         sample = await self.roles.rollout.generate(prompt)
         self.clock.generated(prompt.index)
         if whole := self.groups.add(sample):
-            tasks.create_task(self._score(*whole))
+            self.tasks.create_task(self._score(*whole))
 
     async def _score(self, number: int, samples: list[Sample]) -> None:
         scores, references = await asyncio.gather(
@@ -97,27 +110,24 @@ class Loop:
         self._notify()
 
     async def _learn(self) -> None:
-        metrics = await self.parity.probe(0)
+        metrics = await self.parity.begin(0)
         for version in range(self.config.ppo.steps):
-            batch = await self._batch(version)
+            batch = await self._batch()
             metrics |= await self._update(version, batch)
-            published = asyncio.create_task(self._publish(version + 1))
-            try:
-                metrics |= await self.value_update | await published
-            finally:
-                published.cancel()
-            metrics |= await self.parity.probe(version + 1) | await self._role_metrics()
-            metrics |= step_metrics(batch, version, self.kl_coefficient) | self.clock.step([one.sample.index for one in batch])
-            metrics |= {"time/score": metrics["reward_server/busy_seconds"],
-                        "time/reference": metrics["reference_server/busy_seconds"],
-                        "tokens/per_second": metrics["tokens/step"] / metrics["time/step"]}
+            await self._publish(version + 1)
+            metrics |= await self.value_update
+            if self.fixed:
+                await self.loads[-1]
+            metrics |= step_metrics(batch, version, self.kl_coefficient)
+            await self._report(Step(version + 1, batch, metrics))
             self._adapt(metrics["kl/reference_mean"])
-            await self.on_step(Step(version + 1, batch, metrics))
             metrics = {}
+        await self.loads[-1]
 
-    async def _batch(self, version: int) -> list[Scored]:
-        await self._until(lambda: self.buffer.whole(version))
-        return self.buffer.take(version)
+    async def _batch(self) -> list[Scored]:
+        with self.clock.time("wait_batch"):
+            await self._until(lambda: self.buffer.whole)
+        return self.buffer.take()
 
     async def _update(self, version: int, batch: list[Scored]) -> dict[str, float]:
         """Policy and value update at the same time; the value's end is awaited beside publishing."""
@@ -125,34 +135,62 @@ class Loop:
             [one.sample for one in batch], np.asarray([one.score for one in batch], dtype=np.float32),
             [one.reference_logprobs for one in batch], self.kl_coefficient,
         )
-        with self.clock.time("value_prepare"):
-            advantages, prepared = await self.roles.value.prepare(training)
-        self.value_update = asyncio.create_task(self._update_value(training, version))
-        try:
-            with self.clock.time("update_policy"):
-                policy = await self.roles.policy.update(training, advantages, version)
-        except BaseException:
-            self.value_update.cancel()
-            raise
+        advantages, prepared = await self._advantages(training)
+        self.value_update = self.tasks.create_task(self._update_value(training, version))
+        with self.clock.time("update_policy"):
+            policy = await self.roles.policy.update(training, advantages, version)
         return prefixed("policy", policy) | prefixed("value", prepared)
 
+    async def _advantages(self, training: TrainingBatch) -> tuple[list[np.ndarray], dict[str, float]]:
+        if self.roles.value is None:
+            return await asyncio.to_thread(group_advantages, training, self.config.ppo)
+        with self.clock.time("value_prepare"):
+            return await self.roles.value.prepare(training)
+
     async def _update_value(self, training: TrainingBatch, version: int) -> dict[str, float]:
+        if self.roles.value is None:
+            return {}
         with self.clock.time("update_value"):
             updated = await self.roles.value.update(training, version)
             return prefixed("value", {f"update_{key}": number for key, number in updated.items()})
 
-    async def _publish(self, version: int) -> dict[str, float]:
+    async def _publish(self, version: int) -> None:
+        """Hand the version over. When this returns the policy may move on; engines load it meanwhile."""
+        if len(self.loads) == 2:
+            await self.loads[0]  # weights are double-buffered: this version takes the place of the last but one
         with self.clock.time("publish"):
             info = await self.roles.policy.publish(version)
-            stopped = await self.roles.rollout.load(version, info) if info else 0.0
+            probe = await self.parity.trainer(version)
+        self.loads.append(self.tasks.create_task(self._load(version, info, probe, list(self.loads))))
+
+    async def _load(self, version: int, info: dict | None, probe: list[np.ndarray], earlier: list[asyncio.Task]) -> None:
+        """Every engine takes the version, after those before; then samples may start with it."""
+        await asyncio.gather(*earlier)
+        with self.clock.time("load"):
+            loaded = await self.roles.rollout.load(version, info) if info else {}
         self.admission.train(self.batch)  # engines decode for the next version from here on
         self._notify()
-        return {"time/engines_stopped": stopped}
+        self.loaded |= prefixed("weights", loaded) | await self.parity.compare(version, probe)
+
+    async def _report(self, step: Step) -> None:
+        metrics, loaded, self.loaded = step.metrics, self.loaded, {}
+        metrics |= loaded | await self._role_metrics() | {
+            "queue/buffer": float(self.buffer.ready), "queue/in_flight": float(self.admission.in_flight)}
+        lanes = await self._lanes()
+        times, lanes["controller"] = self.clock.step([one.sample.index for one in step.batch], lanes)
+        metrics |= times | {
+            "time/score": metrics["reward_server/busy_seconds"], "time/reference": metrics["reference_server/busy_seconds"],
+            "tokens/per_second": metrics["tokens/step"] / times["time/step"]}
+        await self.on_step(Step(step.version, step.batch, metrics, lanes))
 
     async def _role_metrics(self) -> dict[str, float]:
         rollout, reward, reference = await asyncio.gather(
             self.roles.rollout.metrics(), self.roles.reward.metrics(), self.roles.reference.metrics())
         return prefixed("rollout", rollout) | prefixed("reward_server", reward) | prefixed("reference_server", reference)
+
+    async def _lanes(self) -> dict[str, list[Span]]:
+        each = await asyncio.gather(*(role.spans() for role in self.roles.all()))
+        return {lane: spans for role in each for lane, spans in role.items()}
 
     def _adapt(self, observed: float) -> None:
         if self.controller is not None:

@@ -1,15 +1,20 @@
 """The probe: do engine and trainer give the same tokens the same log-probabilities, at the same version?
 
-A fixed set of prompts is answered by every engine, and the trainer computes the log-probabilities of those answers.
+Before the first step every engine answers a few prompts, and the trainer computes the log-probabilities of what was
+sampled. Those answers are then shown to both after every update: the trainer computes them the moment a version is
+published, before it goes on to the next, each engine when it has loaded that version, while its samples decode on.
+
 A gap means that an engine holds other weights than it should, or computes something else: training on its samples
 would be training on wrong ratios, so the run stops.
 """
+
+from dataclasses import replace
 
 import numpy as np
 
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
-from scale_rlhf.experience.sample import Prompt
+from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.roles import Roles
 
 PROMPTS = 2
@@ -29,28 +34,53 @@ class Parity:
     def __init__(self, config: RunConfig, roles: Roles):
         self.config, self.roles, self.limit = config, roles, limit(config)
         self.prompts: list[Prompt] = []
+        self.shown: list[Sample] = []
 
     def probe_with(self, token_ids: list[np.ndarray]) -> None:
         """The prompts to ask. Negative indices: seeds of their own, that no sample shares."""
         self.prompts = [Prompt(-1 - i, -1, ids) for i, ids in enumerate(token_ids[:PROMPTS])]
 
-    async def probe(self, version: int) -> dict[str, float]:
-        """Compare at `version`, which both sides hold. Raises RunError past the limit."""
-        if not self.prompts or version % self.config.limits.probe_every:
+    async def begin(self, version: int) -> dict[str, float]:
+        """Have every engine answer, and compare what it sampled. Raises RunError past the limit."""
+        if not self.prompts:
             return {}
         samples = await self.roles.rollout.probe(self.prompts, min(TOKENS, self.config.rollout.max_response_tokens))
-        trainer = await self.roles.policy.logprobs(samples)
-        gaps = [np.abs(sample.logprobs - logprobs) for sample, logprobs in zip(samples, trainer, strict=True)]
-        behind = {int(v) for sample in samples for v in sample.versions} - {version}
+        self.shown = [fit for sample in samples[: len(self.prompts)] if (fit := self._fitting(sample))]
+        found = [(sample.logprobs, int(sample.versions.max())) for sample in samples]
+        return self._compared(version, found, await self.roles.policy.logprobs(samples))
+
+    async def trainer(self, version: int) -> list[np.ndarray]:
+        """The trainer's side of the probe, at temperature 1; nothing where none is due. The policy must be at `version`."""
+        if not self.shown or version % self.config.limits.probe_every:
+            return []
+        return await self.roles.policy.logprobs(self.shown, 1.0)
+
+    async def compare(self, version: int, trainer: list[np.ndarray]) -> dict[str, float]:
+        """The engines' side, which must hold `version`. Raises RunError past the limit."""
+        if not trainer:
+            return {}
+        engines = await self.roles.rollout.score(self.shown)
+        return self._compared(version, [one for engine in engines for one in engine], trainer * len(engines))
+
+    def _compared(self, version: int, engines: list[tuple[np.ndarray, int]], trainer: list[np.ndarray]) -> dict[str, float]:
+        gaps = [np.abs(logprobs - theirs) for (logprobs, _), theirs in zip(engines, trainer, strict=True)]
+        behind = {held for _, held in engines} - {version}
         worst = max(range(len(gaps)), key=lambda i: gaps[i].max())
         largest = float(gaps[worst].max())
         if behind or not largest <= self.limit:
-            engine = worst // len(self.prompts)
             says = f"it says it holds version {sorted(behind)}" if behind else f"they differ by up to {largest:.3g} nats"
             raise RunError(
-                f"rollout engine {engine} and the policy disagree at version {version}: {says}, the limit is {self.limit:g} "
+                f"rollout engine {worst * self.config.rollout.engines // len(gaps)} and the policy disagree at version {version}: "
+                f"{says}, the limit is {self.limit:g} "
                 "(limits.parity_gap). The engine holds other weights than the policy, or one of them computes in another type or "
                 "with another kernel. Samples of it would be trained on with wrong ratios, so the run stops here. Compare "
                 "rollout.dtype with policy.dtype; if they must differ, raise limits.parity_gap to what you measure at version 0"
             )
         return {"parity/gap_mean": float(np.concatenate(gaps).mean()), "parity/gap_max": largest}
+
+    def _fitting(self, sample: Sample) -> Sample | None:
+        """The answer without what an engine could not be shown: it wants room for one token more."""
+        room = self.config.data.max_prompt_tokens + self.config.rollout.max_response_tokens - 1 - len(sample.prompt.token_ids)
+        count = min(room, len(sample.response_ids))
+        cut = {name: getattr(sample, name)[:count] for name in ("response_ids", "logprobs", "versions")}
+        return replace(sample, **cut) if count > 0 else None

@@ -23,7 +23,7 @@ class StartingModels:
 
     policy: str
     reference: str
-    value: str
+    value: str | None  # None where there is no critic
     reward: str | None
 
 
@@ -43,8 +43,10 @@ class Roles:
         self.reward: RewardFleet = make_reward(config, model=models.reward, policy=models.policy)
         self.reference = ReferenceFleet(config, models.reference)
         self.policy = PolicyGroup(config, models.policy, placed.bundles("policy", config.policy.workers))
-        self.value = ValueGroup(config, models.value, placed.bundles("value", config.value.workers))
-        self._started = [self.rollout, self.reward, self.reference, self.policy, self.value]
+        self.value = None
+        if models.value is not None:
+            self.value = ValueGroup(config, models.value, placed.bundles("value", config.value.workers))
+        self._started = [role for role in (self.rollout, self.reward, self.reference, self.policy, self.value) if role]
         engines = [placed.options("rollout", config.rollout, i, gpus=config.rollout.gpus * config.rollout.tensor_parallel,
                                   num_cpus=config.rollout.cpus * config.rollout.tensor_parallel)
                    for i in range(config.rollout.engines)]
@@ -55,11 +57,16 @@ class Roles:
                 tasks.create_task(self.reference.start(
                     placed.replicas("reference", config.reference, config.reference.replicas, config.reference.workers)))
                 tasks.create_task(self.policy.start())
-                tasks.create_task(self.value.start())
+                if self.value is not None:
+                    tasks.create_task(self.value.start())
         except ExceptionGroup as failures:
             raise first_failure(failures) from None
         tag = f"{config.run.name}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         await self.policy.open_transport(transport(config), tag, self.rollout.engines, config.rollout.tensor_parallel)
+
+    def all(self) -> list:
+        """The roles that run, in the order of the data's way."""
+        return list(self._started)
 
     async def close(self) -> None:
         """End every process, whatever state it is in; safe at any time after construction."""

@@ -76,6 +76,11 @@ class RunFolder:
         """metrics/STAGE.jsonl; its folder exists."""
         return self._made("metrics") / f"{stage}.jsonl"
 
+    @property
+    def timeline(self) -> Path:
+        """What every actor of the PPO stage did, and when."""
+        return self.path / "timeline.json"
+
     def tensorboard(self, stage: str) -> Path:
         """tensorboard/STAGE: event files; exists."""
         return self._made("tensorboard", stage)

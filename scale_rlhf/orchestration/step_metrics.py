@@ -1,36 +1,43 @@
-"""Numbers of a step: of its samples, and of where its time went."""
+"""Numbers of a step: of its samples, of where its time went, and of who kept it waiting."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 from scale_rlhf.experience.buffer import Scored
+from scale_rlhf.telemetry.spans import Span, Spans
+from scale_rlhf.telemetry.timeline import busy_shares
 
 
 def step_metrics(batch: Sequence[Scored], version: int, kl_coefficient: float) -> dict[str, float]:
-    """Of the batch that `version` is trained on. KL in nats a response: mean over samples of the sum over tokens."""
+    """Of the batch that `version` is trained on. KL in nats a response: mean over samples of the sum over tokens.
+
+    A sample's staleness is `version` less that of its oldest token; staleness/share_N is the share of samples with N.
+    """
     scores = np.asarray([one.score for one in batch])
     kl = np.asarray([float((one.sample.logprobs - one.reference_logprobs).sum(dtype=np.float64)) for one in batch])
     lengths = np.asarray([len(one.sample.response_ids) for one in batch])
     staleness = np.asarray([version - int(one.sample.versions.min()) for one in batch])
+    spanning = np.asarray([one.sample.versions.min() != one.sample.versions.max() for one in batch])
     return {
         "reward/score_mean": float(scores.mean()), "reward/score_std": float(scores.std()),
         "reward/total_mean": float((scores - kl_coefficient * kl).mean()),
         "kl/reference_mean": float(kl.mean()), "kl/coefficient": kl_coefficient,
         "response/tokens_mean": float(lengths.mean()),
         "response/ended_share": float(np.mean([one.sample.ended for one in batch])),
-        "staleness/max": float(staleness.max()), "tokens/step": float(lengths.sum()),
-    }
+        "staleness/max": float(staleness.max()), "staleness/mean": float(staleness.mean()),
+        "staleness/spanning_share": float(spanning.mean()), "tokens/step": float(lengths.sum()),
+    } | {f"staleness/share_{age}": float((staleness == age).mean()) for age in range(int(staleness.max()) + 1)}
 
 
 class StepClock:
-    """Seconds of a step by role, and when each sample was admitted, generated and scored."""
+    """Seconds of a step by what the controller waited for, and when each sample was admitted, generated and scored."""
 
-    def __init__(self, clock=time.monotonic):
+    def __init__(self, clock=time.time):
         self.clock = clock
-        self.spans: dict[str, float] = {}
+        self.spans = Spans(clock)
         self.events: dict[str, dict[int, float]] = {"admitted": {}, "generated": {}, "scored": {}}
         self.last = clock()
 
@@ -45,20 +52,37 @@ class StepClock:
 
     @contextmanager
     def time(self, what: str) -> Iterator[None]:
-        started = self.clock()
-        try:
+        with self.spans.span(what):
             yield
-        finally:
-            self.spans[what] = self.spans.get(what, 0.0) + self.clock() - started
 
-    def step(self, indices: Sequence[int]) -> dict[str, float]:
-        """Close the step that trained these samples. `score_wait` is the wait after the last of them was generated."""
+    def step(self, indices: Sequence[int], lanes: Mapping[str, Sequence[Span]]) -> tuple[dict[str, float], list[Span]]:
+        """Close the step that trained these samples. lanes: what every actor did since the last one.
+
+        Returns metrics, and the controller's own spans for the timeline. time/score_wait is the wait after the last of the
+        samples was generated. idle/ROLE is the share of the step in which a role had nothing to do; time/bubble what the
+        step took beyond the busy time of its slowest role: 0 where that one never waited.
+        """
         now = self.clock()
         admitted, generated, scored = (
             [self.events[name].pop(index) for index in indices] for name in ("admitted", "generated", "scored"))
-        taken = {f"time/{what}": seconds for what, seconds in self.spans.items()} | {
-            "time/step": now - self.last, "time/generate": max(generated) - min(admitted),
+        own = self.spans.take()
+        times: dict[str, float] = {}
+        for span in own:
+            times[f"time/{span.name}"] = times.get(f"time/{span.name}", 0.0) + span.seconds
+        shares = busy_shares(lanes, self.last, now)
+        step = now - self.last
+        self.last = now
+        return times | {f"idle/{role}": 1.0 - share for role, share in shares.items()} | {
+            "time/step": step, "time/generate": max(generated) - min(admitted),
             "time/score_wait": max(0.0, max(scored) - max(generated)),
-        }
-        self.spans, self.last = {}, now
-        return taken
+            "time/bubble": step * (1.0 - max(shares.values(), default=1.0)),
+        }, own
+
+
+def slowest(metrics: Mapping[str, float]) -> str:
+    """The role that was busy for the largest share of a step, and that share, as in "policy 83 %"."""
+    idle = {key.removeprefix("idle/"): share for key, share in metrics.items() if key.startswith("idle/")}
+    if not idle:
+        return ""
+    role = min(idle, key=idle.get)
+    return f"{role} {1 - idle[role]:.0%}"

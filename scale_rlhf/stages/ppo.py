@@ -14,6 +14,7 @@ from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.loop import Loop, Step
 from scale_rlhf.orchestration.roles import Roles, StartingModels
 from scale_rlhf.orchestration.run_folder import RunFolder
+from scale_rlhf.orchestration.step_metrics import slowest
 
 
 def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
@@ -50,7 +51,8 @@ async def train(
         await loop.run()
         if folder is not None:
             await roles.policy.save(str(folder.model("ppo")))
-            await roles.value.save(str(folder.model("value")))
+            if roles.value is not None:
+                await roles.value.save(str(folder.model("value")))
     finally:
         await roles.close()
 
@@ -73,7 +75,8 @@ def starting_models(config: RunConfig, folder: RunFolder) -> StartingModels:
     if reference != policy:
         check_same_vocabulary(policy, reference)
     outside = config.reward.function or config.reward.url
-    return StartingModels(policy, reference, starting_model(config, folder, "value"),
+    value = starting_model(config, folder, "value") if config.ppo.advantages == "gae" else None
+    return StartingModels(policy, reference, value,
                           None if outside else starting_model(config, folder, "reward"))
 
 
@@ -101,10 +104,13 @@ class Record:
     def __enter__(self) -> "Record":
         from scale_rlhf.telemetry.metrics import MetricsLog
         from scale_rlhf.telemetry.progress import stage_progress
+        from scale_rlhf.telemetry.timeline import Timeline
 
         self.stack = ExitStack()
         self.log = MetricsLog(self.folder, "ppo")
         self.stack.callback(self.log.close)
+        self.timeline = Timeline(self.folder.timeline)
+        self.stack.callback(self.timeline.close)
         self.samples = self.stack.enter_context(open(self.folder.stage("ppo") / "samples.jsonl", "w"))
         self.progress = self.stack.enter_context(stage_progress("ppo", self.config.ppo.steps))
         return self
@@ -117,12 +123,14 @@ class Record:
         numbers = step.metrics
         self.history.append(numbers)
         self.log.log(step.version, numbers)
+        self.timeline.add(step.lanes)
         for one in step.batch:
             line = self._line(step.version, one.sample, one.score, one.reference_logprobs)
             self.samples.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.samples.flush()
         self.progress.advance(1, f"score {numbers['reward/score_mean']:+.3f}  KL {numbers['kl/reference_mean']:.2f}  "
-                                 f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s")
+                                 f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s  "
+                                 f"slowest: {slowest(numbers)}")
 
     def summary(self) -> dict[str, float]:
         first, last = self.history[0], self.history[-1]

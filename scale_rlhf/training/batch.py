@@ -28,6 +28,15 @@ class TrainingBatch:
         return sum(len(sample.response_ids) for sample in self.samples)
 
 
+def penalised_scores(batch: TrainingBatch, missing_end_penalty: float | None) -> torch.Tensor:
+    """Scores with the penalty of responses that never ended: float32 [B]."""
+    scores = torch.from_numpy(np.array(batch.scores, dtype=np.float32))
+    if missing_end_penalty is None:
+        return scores
+    unended = torch.tensor([not sample.ended for sample in batch.samples])
+    return scores + missing_end_penalty * unended
+
+
 def minibatches(size: int, count: int, *, seed: int, version: int, epoch: int) -> list[np.ndarray]:
     """Places 0 … size − 1 in random order, as at most `count` slices whose sizes differ by one at most.
 

@@ -10,6 +10,7 @@ from scale_rlhf.cluster.device import environment
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration.deadlines import all_within
+from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.training.batch import TrainingBatch
 from scale_rlhf.training.worker import Numbers, TrainingWorker
 
@@ -37,6 +38,11 @@ class TrainingGroup:
         """The method on every rank at once, with the same arguments (large ones are put into the object store once)."""
         references = [getattr(worker, method).remote(*arguments) for worker in self.workers]
         return await all_within(references, seconds, self.role, what)
+
+    async def spans(self) -> dict[str, list[Span]]:
+        """What each rank did since the last call, by lane of the timeline. Waits for what they do now."""
+        each = await self.call("take_spans", seconds=self.config.limits.update_seconds, what="metrics")
+        return {f"{self.role}/{rank}": spans for rank, spans in enumerate(each)}
 
     async def save(self, folder: str) -> None:
         """Write the model as a Hugging Face folder, on rank 0's machine."""
@@ -82,9 +88,10 @@ class PolicyGroup(TrainingGroup):
         what = f"update of version {version}"
         return (await self.call("update", *arguments, version, seconds=self.config.limits.update_seconds, what=what))[0]
 
-    async def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+    async def logprobs(self, samples: Sequence[Sample], temperature: float | None = None) -> list[np.ndarray]:
         """The trainer's log-probabilities of the responses, float32 [response tokens] for each sample."""
-        return (await self.call("logprobs", list(samples), seconds=self.config.limits.score_seconds, what="log-probabilities"))[0]
+        seconds = self.config.limits.score_seconds
+        return (await self.call("logprobs", list(samples), temperature, seconds=seconds, what="log-probabilities"))[0]
 
     async def open_transport(self, transport: str, tag: str, engines: list, ranks: int) -> None:
         """Make every rank ready to publish to those engine actors of `ranks` workers each."""

@@ -11,7 +11,9 @@ from scale_rlhf.experience.packing import Pack
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models import loading
 from scale_rlhf.models.forward import response_logprobs
+from scale_rlhf.telemetry.spans import recorded
 from scale_rlhf.training.batch import TrainingBatch, flat
+from scale_rlhf.training.off_policy import Drift, importance_weights
 from scale_rlhf.training.worker import Numbers, TrainingWorker
 from scale_rlhf.weights.publisher import Publisher, WholeWeights, make_publisher
 
@@ -26,35 +28,58 @@ class PolicyWorker(TrainingWorker):
         """The causal language model."""
         return loading.load_causal(self.path, dtype=dtype, **self.model_options)
 
-    def logprobs(self, samples: Sequence[Sample]) -> list[np.ndarray]:
-        """The trainer's log-probabilities of the responses: float32 [response tokens] for each sample, in nats."""
-        return self.per_token(samples, lambda pack: self._forward(pack)[0])
+    @recorded("log-probabilities")
+    def logprobs(self, samples: Sequence[Sample], temperature: float | None = None) -> list[np.ndarray]:
+        """The trainer's log-probabilities of the responses: float32 [response tokens] for each sample, in nats.
 
+        temperature: that logits are divided by; None is the one of the rollout.
+        """
+        heat = self.config.rollout.temperature if temperature is None else temperature
+        return self.per_token(samples, lambda pack: response_logprobs(self.engine, pack, heat)[0])
+
+    @recorded("update")
     def update(self, batch: TrainingBatch, advantages: list[np.ndarray], version: int) -> Numbers:
-        """Make version + 1: PPO's epochs over the batch, the ratio against the engine's log-probabilities.
+        """Make version + 1: PPO's epochs over the batch, the ratio against the anchor that `overlap.anchor` names.
+
+        behaviour: the engine's log-probabilities; the clipped ratio is itself the correction for stale samples.
+        proximal: the policy's before this update, each token weighted by overlap.correction (decoupled PPO).
 
         advantages: float32 [response tokens] for each sample. Returns means over all tokens of all epochs: entropy,
-        clip_fraction, approximate_kl (nats a token), ratio; with loss, gradient_norm, learning_rate, seconds, tokens.
+        clip_fraction, approximate_kl (nats a token), ratio; with loss, gradient_norm, learning_rate, seconds, tokens, and
+        how far the policy was from the engine's log-probabilities before its first step: gap_mean, gap_p99, effective_share.
         """
-        clips = {"clip_low": self.config.ppo.clip_low, "clip_high": self.config.ppo.clip_high}
+        ppo, clips = self.config.ppo, {"clip_low": self.config.ppo.clip_low, "clip_high": self.config.ppo.clip_high}
         behaviour = [sample.logprobs for sample in batch.samples]
+        anchor, advantages = self._anchored(batch.samples, behaviour, advantages)
+        before, first_step = Drift(), self.engine.global_steps
 
         def loss(pack: Pack, places: list[int], denominator: int) -> tuple[torch.Tensor, dict]:
             logprobs, entropy = self._forward(pack)
-            old, advantage = flat(behaviour, places, logprobs.device), flat(advantages, places, logprobs.device)
+            if self.engine.global_steps == first_step:  # these are still the weights of `version`
+                before.add(logprobs, [behaviour[place] for place in places])
+            old, advantage = flat(anchor, places, logprobs.device), flat(advantages, places, logprobs.device)
             mask = torch.ones_like(logprobs, dtype=torch.bool)
-            value = ppo_policy_loss(
-                logprobs, old, advantage, mask, **clips, dual_clip=self.config.ppo.dual_clip, denominator=denominator,
-            )
+            value = ppo_policy_loss(logprobs, old, advantage, mask, **clips, dual_clip=ppo.dual_clip, denominator=denominator)
             return value, ppo_metrics(logprobs, old, advantage, mask, **clips) | {"entropy": entropy.double().sum()}
 
-        return per_token(self.optimize(batch.samples, version, loss), ("clip_fraction", "approximate_kl", "ratio", "entropy"))
+        numbers = self.optimize(batch.samples, version, loss)
+        return per_token(numbers, ("clip_fraction", "approximate_kl", "ratio", "entropy")) | before.metrics()
+
+    def _anchored(self, samples, behaviour, advantages) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """What the ratio is taken against, and the advantages times the importance weight of each token."""
+        if self.config.overlap.anchor == "behaviour":
+            return behaviour, advantages
+        proximal = self.logprobs(samples)
+        weights = importance_weights(proximal, behaviour, self.config.overlap)
+        # A weight is not negative, so weighting the advantage weights the clipped loss.
+        return proximal, [weight * advantage for weight, advantage in zip(weights, advantages, strict=True)]
 
     def open_transport(self, transport: str, tag: str, engines: tuple[list, int], address: tuple[str, int]) -> None:
         """Make ready to publish. tag: of this run, in file names. engines: (actors, ranks of each). address: where nccl meets."""
         weights = WholeWeights(self.transformer(self.engine.module), self.named_weights)
         self.publisher = make_publisher(transport, weights, self.rank, tag, engines, address)
 
+    @recorded("publish")
     def publish(self, version: int) -> dict | None:
         """Hand the current weights over as `version`; rank 0 returns what engines need to load them, if they do it themselves."""
         return self.publisher.publish(version)

@@ -13,7 +13,8 @@ from scale_rlhf.algorithms.statistics import explained_variance, explained_varia
 from scale_rlhf.experience.packing import Pack
 from scale_rlhf.models import loading
 from scale_rlhf.models.forward import response_values
-from scale_rlhf.training.batch import TrainingBatch, flat, padded, ragged
+from scale_rlhf.telemetry.spans import recorded
+from scale_rlhf.training.batch import TrainingBatch, flat, padded, penalised_scores, ragged
 from scale_rlhf.training.policy import per_token
 from scale_rlhf.training.worker import Numbers, TrainingWorker
 
@@ -27,6 +28,7 @@ class ValueWorker(TrainingWorker):
         """A scalar head on the reward model's or the policy's transformer."""
         return loading.load_scalar(self.path, dtype=dtype, seed=self.config.run.seed, **self.model_options)
 
+    @recorded("values")
     def prepare(self, batch: TrainingBatch) -> tuple[list[np.ndarray], Numbers]:
         """Values, rewards, advantages and returns of a batch, by the weights before the update.
 
@@ -39,7 +41,7 @@ class ValueWorker(TrainingWorker):
         values, mask = padded(old)
         logprobs, _ = padded([sample.logprobs for sample in batch.samples])
         reference, _ = padded(batch.reference_logprobs)
-        scores = self._scores(batch)
+        scores = penalised_scores(batch, ppo.missing_end_penalty)
         rewards = token_rewards(logprobs, reference, scores, mask, coefficient=batch.kl_coefficient)
         advantages, returns = generalized_advantage_estimation(rewards, values, mask, gamma=ppo.gamma, lam=ppo.lam)
         self.old_values, self.returns = old, ragged(returns, mask)
@@ -53,6 +55,7 @@ class ValueWorker(TrainingWorker):
             advantages = whiten(advantages, mask)
         return ragged(advantages, mask), metrics
 
+    @recorded("update")
     def update(self, batch: TrainingBatch, version: int) -> Numbers:
         """The clipped value loss against the values and returns of the last `prepare`, which must be of this batch.
 
@@ -68,14 +71,6 @@ class ValueWorker(TrainingWorker):
             return value, {"value_error": error, "tokens": mask.double().sum()}
 
         return per_token(self.optimize(batch.samples, version, loss), ("value_error",))
-
-    def _scores(self, batch: TrainingBatch) -> torch.Tensor:
-        """Scores with the penalty of responses that never ended: float32 [B]."""
-        scores = torch.from_numpy(np.array(batch.scores, dtype=np.float32))
-        if self.config.ppo.missing_end_penalty is None:
-            return scores
-        unended = torch.tensor([not sample.ended for sample in batch.samples])
-        return scores + self.config.ppo.missing_end_penalty * unended
 
 
 def _metrics(values: torch.Tensor, returns: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> Numbers:

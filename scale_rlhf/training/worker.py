@@ -16,6 +16,7 @@ from scale_rlhf.experience.packing import Pack
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models import loading
 from scale_rlhf.models.forward import ScalarHead
+from scale_rlhf.telemetry.spans import Span, Spans, recorded
 from scale_rlhf.training import batch as cutting
 from scale_rlhf.training import deepspeed_config, process_group
 
@@ -31,6 +32,7 @@ class TrainingWorker:
         """path: folder or hub name of the model to start from."""
         self.config, self.path, self.rank, self.world = config, path, rank, world
         self.section: TrainedRole = getattr(config, self.role)
+        self.spans = Spans()
 
     def node_address(self) -> tuple[str, int]:
         """(address of this process's node, a free port on it): where a group meets."""
@@ -84,6 +86,7 @@ class TrainingWorker:
                 for name, parameter in bucket:
                     yield name, parameter.data
 
+    @recorded("save")
     def save(self, folder: str) -> None:
         """Rank 0 writes a Hugging Face folder, with the tokenizer of the model that training started from."""
         model = self.transformer(self.engine.module)
@@ -96,6 +99,10 @@ class TrainingWorker:
         if self.rank == 0:
             loading.save(model, folder, tokenizer_from=self.path, state=state)
         self._barrier()
+
+    def take_spans(self) -> list[Span]:
+        """What this rank did since the last call."""
+        return self.spans.take()
 
     def close(self) -> None:
         """Leave the group; the actor can then be ended."""

@@ -19,34 +19,97 @@ def sample(index: int, version: int = 0) -> Sample:
     return Sample(prompt, np.zeros(3, np.int32), np.zeros(3, np.float32), np.full(3, version, np.int32), True)
 
 
-@settings(max_examples=60, deadline=None)
-@given(batch=st.integers(1, 7), staleness=st.integers(0, 4), steps=st.integers(1, 8), seed=st.integers(0, 10_000))
+class Simulation:
+    """Admission and buffer under a simulated clock, driven as the loop drives them; checks what must hold at every moment.
+
+    Samples take random times, one in ten a hundred times longer; some fail and are issued again, some are filtered. The
+    learner updates for a random time, hands a version over, and goes on while engines load it (k > 0) or waits (k = 0).
+    """
+
+    def __init__(self, batch: int, staleness: int, steps: int, seed: int):
+        self.batch, self.staleness, self.rng = batch, staleness, np.random.default_rng(seed)
+        self.admission, self.buffer = Admission(batch, staleness, total=steps * batch), Buffer(batch, staleness)
+        self.events: list[tuple[float, int, str, int]] = []
+        self.clock, self.serial, self.learning, self.loading = 0.0, 0, False, 0
+        self.version_of: dict[int, int] = {}
+        self.decoding: set[int] = set()
+        self.filtered: set[int] = set()
+        self.trained: list[int] = []
+
+    def run(self) -> None:
+        self.admit()
+        while not self.admission.done:
+            assert self.events, "nothing is under way: the loop would hang"
+            self.clock, _, kind, number = heapq.heappop(self.events)
+            getattr(self, kind)(number)
+            self.learn()
+            self.check()
+
+    def at(self, mean: float, kind: str, number: int) -> None:
+        self.serial += 1
+        heapq.heappush(self.events, (self.clock + self.rng.exponential() * mean, self.serial, kind, number))
+
+    def admit(self) -> None:
+        while self.admission.allowed:
+            index = self.admission.admitted
+            self.version_of[index] = self.admission.admit()
+            self.buffer.admitted(index, self.version_of[index])
+            self.decoding.add(index)
+            self.at(100.0 if self.rng.random() < 0.1 else 1.0, "finished", index)
+
+    def finished(self, index: int) -> None:
+        what = self.rng.random()
+        if what < 0.1:  # its engine died: the same sample again
+            return self.at(1.0, "finished", index)
+        self.decoding.remove(index)
+        if what < 0.2:
+            self.filtered.add(index)
+            self.admission.filter()
+            self.buffer.filter(index)
+            return self.admit()
+        self.buffer.add(Scored(sample(index, self.version_of[index]), 0.0, np.zeros(3, np.float32)))
+
+    def learn(self) -> None:
+        if self.learning or not self.buffer.whole:
+            return
+        version = self.buffer.version
+        due = {i for i, admitted in self.version_of.items() if admitted <= version - self.staleness} - self.filtered
+        indices = [one.sample.index for one in self.buffer.take()]
+        assert len(indices) == self.batch and indices == sorted(indices)
+        assert all(version - self.version_of[i] <= self.staleness for i in indices)
+        assert due <= {*self.trained, *indices}, "one that may get no older was left behind"
+        assert not self.buffer._ready or min(self.buffer._ready) > indices[-1], "oldest first"
+        self.trained += indices
+        self.learning = True
+        self.at(5.0, "updated", version)
+
+    def updated(self, version: int) -> None:
+        self.loading += 1
+        self.at(3.0, "loaded", version)
+        self.learning = self.staleness == 0 or self.loading == 2
+
+    def loaded(self, version: int) -> None:
+        self.loading -= 1
+        self.learning = False if self.staleness == 0 else self.learning and any(kind == "updated" for *_, kind, _ in self.events)
+        self.admission.train(self.batch)
+        self.admit()
+
+    def check(self) -> None:
+        admission = self.admission
+        assert admission.admitted - admission.filtered <= (admission.version + self.staleness + 1) * self.batch
+        in_learner = len(self.trained) - admission.trained
+        assert admission.in_flight == len(self.decoding) + self.buffer.ready + in_learner
+        assert not set(self.buffer.late()) & set(self.buffer._ready)
+
+
+@settings(max_examples=150, deadline=None)
+@given(batch=st.integers(1, 7), staleness=st.integers(0, 4), steps=st.integers(1, 10), seed=st.integers(0, 10_000))
 def test_staleness_is_bounded_and_every_sample_is_accounted_for(batch, staleness, steps, seed):
-    rng = np.random.default_rng(seed)
-    admission, buffer = Admission(batch, staleness, total=steps * batch), Buffer(batch, staleness)
-    clock, running, trained, started_at = 0.0, [], [], {}
-    while not admission.done:
-        while admission.allowed:
-            index = admission.admitted
-            started_at[index] = admission.admit()
-            buffer.admitted(index, started_at[index])
-            straggler = 100.0 if rng.random() < 0.1 else 1.0
-            heapq.heappush(running, (clock + rng.exponential() * straggler, index))
-        assert admission.admitted <= (admission.version + staleness + 1) * batch
-        assert admission.admitted == admission.trained + admission.filtered + len(running) + len(buffer.ready)
-        if buffer.whole(admission.version):
-            whole = buffer.take(admission.version)
-            indices = [one.sample.index for one in whole]
-            assert len(whole) == batch and indices == sorted(indices)
-            assert all(admission.version - started_at[i] <= staleness for i in indices)
-            assert not buffer.late(admission.version + 1) or len(buffer.late(admission.version + 1)) <= batch
-            assert not buffer.ready or min(buffer.ready) > indices[-1]  # oldest first
-            trained += indices
-            admission.train(batch)
-            continue
-        clock, index = heapq.heappop(running)
-        buffer.add(Scored(sample(index, started_at[index]), 0.0, np.zeros(3, np.float32)))
-    assert sorted(trained) == list(range(steps * batch)) and not running and not buffer.ready
+    simulation = Simulation(batch, staleness, steps, seed)
+    simulation.run()
+    assert len(set(simulation.trained)) == len(simulation.trained) == steps * batch
+    assert set(simulation.trained) | simulation.filtered == set(simulation.version_of) - simulation.decoding
+    assert not simulation.decoding and not simulation.buffer.ready
 
 
 def test_nothing_is_admitted_past_the_bound():
@@ -59,14 +122,25 @@ def test_nothing_is_admitted_past_the_bound():
 
 
 def test_a_straggler_is_waited_for():
-    buffer = Buffer(batch=2, max_staleness=1)
+    buffer = Buffer(batch=2, max_staleness=1, version=1)
     for index, version in enumerate([0, 0, 1, 1]):
         buffer.admitted(index, version)
     for index in (2, 3, 1):
         buffer.add(Scored(sample(index), 0.0, np.zeros(3)))
-    assert not buffer.whole(1) and buffer.late(1) == [0]  # 0 may get no older at version 1
+    assert not buffer.whole and buffer.late() == buffer.missing() == [0]  # 0 may get no older at version 1
     buffer.add(Scored(sample(0), 0.0, np.zeros(3)))
-    assert [one.sample.index for one in buffer.take(1)] == [0, 1]
+    assert buffer.whole and [one.sample.index for one in buffer.take()] == [0, 1]
+
+
+def test_before_any_sample_can_be_due_the_quick_ones_are_trained_first():
+    buffer = Buffer(batch=1, max_staleness=2)
+    for index in range(3):
+        buffer.admitted(index, 0)
+    buffer.add(Scored(sample(2), 0.0, np.zeros(3)))
+    assert buffer.whole and buffer.take()[0].sample.index == 2 and not buffer.whole
+    buffer.filter(0)
+    buffer.add(Scored(sample(1), 0.0, np.zeros(3)))
+    assert buffer.whole and buffer.take()[0].sample.index == 1
 
 
 @given(batch=st.integers(1, 20), size=st.integers(1, 9), seed=st.integers(0, 99))
