@@ -120,7 +120,7 @@ class FrozenRole(Placed):
     workers: PositiveInt = Field(1, description="Ranks of one replica; more than one shards the model by ZeRO 3.")
     dtype: Dtype = Field("float32", description="Type that the model computes in.")
     tokens_per_batch: PositiveInt = Field(2048, description="Token budget of one forward.")
-    max_wait_ms: NonNegativeFloat = Field(5.0, description="How long a request may wait for others to share its batch.")
+    max_wait_ms: NonNegativeFloat = Field(5.0, description="How long a request may wait for others to share its batch, with overlap.max_staleness above 0.")
 
 
 class SupervisedSection(Placed, Optimisation):
@@ -170,7 +170,10 @@ class RolloutSection(Placed):
 
 
 class RewardSection(FrozenRole):
-    """Exactly one of model, function and url; all null: the model that the reward stage made."""
+    """Exactly one of model, function and url; all null: the model that the reward stage made.
+
+    Only a model has workers, dtype, tokens_per_batch and max_wait_ms; only a function or a service has timeout_seconds.
+    """
 
     model: str | None = Field(None, description="Folder or hub name of a sequence-classification model.")
     function: str | None = Field(None, description="Import path of a Python function, package.module:name.")

@@ -75,6 +75,57 @@ def test_a_contradiction_is_told_with_its_key(sections, expected):
     assert expected in mistakes(**sections)
 
 
+FUNCTION = {"function": "json:loads"}
+SERVICE = {"url": "http://x/"}
+
+
+@pytest.mark.parametrize(("sections", "expected"), [
+    ({"reward": FUNCTION | {"tokens_per_batch": 99}}, "reward.tokens_per_batch: a reward.function runs in reward.replicas processes and holds no model; found 99. Leave it out (it is then 2048)"),
+    ({"reward": FUNCTION | {"max_wait_ms": 1}}, "reward.max_wait_ms: a reward.function"),
+    ({"reward": FUNCTION | {"dtype": "bfloat16"}}, "reward.dtype: a reward.function runs in reward.replicas processes and holds no model; found bfloat16"),
+    ({"reward": FUNCTION | {"workers": 2}}, "reward.workers: a reward.function"),
+    ({"reward": SERVICE | {"tokens_per_batch": 99}}, "reward.tokens_per_batch: reward.url is a service"),
+    ({"reward": SERVICE | {"max_wait_ms": 1}}, "reward.max_wait_ms: reward.url is a service"),
+    ({"reward": SERVICE | {"dtype": "bfloat16"}}, "reward.dtype: reward.url is a service"),
+    ({"reward": SERVICE | {"workers": 2}}, "reward.workers: reward.url is a service"),
+    ({"reward": SERVICE | {"gpus": 1}}, "reward.gpus: reward.url is a service"),
+    ({"reward": {"timeout_seconds": 5}}, "reward.timeout_seconds: it is for a reward.function or reward.url; a model has limits.score_seconds"),
+    ({"ppo": {"kl_horizon": 500}}, "ppo.kl_horizon: the KL coefficient is fixed, as ppo.kl_target is null; found 500"),
+    ({"rollout": {"ignore_end": True, "stop": ["x"]}}, "rollout.stop: with rollout.ignore_end nothing ends a response early"),
+    ({"rollout": {"ignore_end": True, "stop_token_ids": [7]}}, "rollout.stop_token_ids: with rollout.ignore_end"),
+    ({"value": {"model": "a/b", "initial": "policy"}}, "value.initial: the value model starts from value.model; found policy. Leave it out (it is then reward)"),
+    ({"cluster": {"address": "auto", "dashboard": False}}, "cluster.dashboard: it is of a cluster that a run starts, and cluster.address joins one; found false"),
+    ({"cluster": {"address": "auto", "cpus": 8}}, "cluster.cpus: it is of a cluster that a run starts"),
+    ({"data": {"preferences": {"path": __file__, "split": "test"}}}, f"data.preferences.split: it is for hub names, and {__file__} is a file; found test"),
+])
+def test_a_key_that_nothing_would_read_is_refused(sections, expected, monkeypatch):
+    monkeypatch.setattr(model_files, "hub_reachable", lambda: False)
+    assert expected in mistakes(**({"value": {"initial": "policy"}} | sections))
+
+
+def test_keys_that_are_read_are_not_refused():
+    outside = {"value": {"initial": "policy"}}
+    assert passes(reward=FUNCTION | {"replicas": 2, "cpus": 0.5, "timeout_seconds": 5}, **outside) == []
+    assert passes(reward=SERVICE | {"replicas": 4, "timeout_seconds": 5}, **outside) == []
+    assert passes(reward={"workers": 2, "dtype": "bfloat16", "tokens_per_batch": 99}, ppo={"kl_target": 1, "kl_horizon": 500}) == []
+
+
+def test_a_resolved_configuration_that_names_every_key_passes(tmp_path):
+    """What stands in a run's folder, and is read again to resume it."""
+    from scale_rlhf.config.load import dump, load_config
+
+    config = RunConfig(data={"practice": {}}, cluster=ROOMY, reward=FUNCTION, value={"initial": "policy"})
+    (tmp_path / "config.yaml").write_text(dump(config))
+    assert check(load_config(tmp_path / "config.yaml")) == []
+
+
+def test_what_another_device_or_schedule_reads_is_noted(monkeypatch):
+    assert passes(rollout={"gpu_memory_utilization": 0.5}) == ["rollout.gpu_memory_utilization: not used without rollout.gpus; found 0.5. Leave it out (it is then 0.85)"]
+    assert passes(reference={"max_wait_ms": 1})[0].startswith("reference.max_wait_ms: not used at overlap.max_staleness 0")
+    monkeypatch.setattr(resources, "machine_gpus", lambda: 1)
+    assert passes(rollout={"kv_cache_gb": 2, "gpus": 1})[0].startswith("rollout.kv_cache_gb: not used on GPUs")
+
+
 def test_what_only_one_stage_cannot_take_is_no_mistake_without_it():
     assert passes(["base", "sft"], rollout={"top_p": 0.9}, model={"scratch": {"head_dim": 48}}) == []
 
