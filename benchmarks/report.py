@@ -29,8 +29,8 @@ def show(results: Sequence[Result], console: Console | None = None) -> None:
 def table(result: Result) -> Table:
     """One row a figure: the ratio with the spread of its blocks, the aim, and both sides of the ratio."""
     found = Table(title=f"{result.name}, {result.size} ({result.seconds:.0f} s)", title_justify="left", title_style="bold")
-    for name in ("figure", "ratio (min–max)", "aim", "", "ours", "against", "unit"):
-        found.add_column(name, justify="right" if name in ("ratio (min–max)", "aim") else "left", overflow="fold")
+    for name in ("figure", "ratio (min–max)", "aim", "", "ours and what it is against"):
+        found.add_column(name, no_wrap=name != "figure" and not name.startswith("ours"))
     for figure in result.figures:
         found.add_row(*row(figure), style=None if figure.verdict else "dim")
     return found
@@ -40,7 +40,7 @@ def row(figure: Figure) -> list[str]:
     colour = _COLOURS[figure.verdict]
     return [
         figure.name, spread_text(figure.ratio, 2), str(figure.aim or ""), f"[{colour}]{figure.verdict}[/{colour}]",
-        spread_text(figure.ours), f"{figure.against}: {spread_text(figure.other)}", figure.unit,
+        f"{spread_text(figure.ours)}, {figure.against} {spread_text(figure.other)} {figure.unit}",
     ]
 
 
@@ -60,7 +60,7 @@ def _section(result: Result) -> str:
     machine = result.machine
     about = f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_at_start'][0]} at the start, {result.started}"
     rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _plain(figure)) + "</tr>" for figure in result.figures)
-    heads = "".join(f"<th>{escape(name)}</th>" for name in ("figure", "ratio", "aim", "", "ours", "against", "unit"))
+    heads = "".join(f"<th>{escape(name)}</th>" for name in ("figure", "ratio", "aim", "", "ours and what it is against"))
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in result.notes)
     return (f"<h2>{escape(result.name)}, {escape(result.size)}</h2><p class='soft'>{escape(about)}</p>"
             f"<figure>{bars(result.figures)}</figure>"
