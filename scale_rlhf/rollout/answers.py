@@ -28,7 +28,8 @@ class Answerer:
         self.version = 0
 
     def __enter__(self) -> "Answerer":
-        self.loop = asyncio.new_event_loop()
+        # A Runner, not a bare loop: Ctrl-C then cancels what runs in it and waits for that, instead of leaving tasks pending.
+        self.runner = asyncio.Runner()
         return self
 
     def load(self, model: str) -> None:
@@ -39,7 +40,7 @@ class Answerer:
         else:
             self.version += 1
             manifest = self.publisher.publish(self.version, tensors(model), found)
-            self.loop.run_until_complete(self.fleet.load(self.version, manifest.update_info()))
+            self.runner.run(self.fleet.load(self.version, manifest.update_info()))
         self.shapes = found
 
     def answer(self, prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> list[Sample]:
@@ -49,12 +50,12 @@ class Answerer:
         async def all_of_them() -> list[Sample]:
             return list(await asyncio.gather(*(self.fleet.generate(prompt, temperature=temperature) for prompt in asked)))
 
-        return self.loop.run_until_complete(all_of_them())
+        return self.runner.run(all_of_them())
 
     def __exit__(self, *error) -> None:
         self._stop()
         self.publisher.close()
-        self.loop.close()
+        self.runner.close()
 
     def _start(self, model: str) -> None:
         self._stop()
@@ -65,9 +66,9 @@ class Answerer:
         self.fleet = RolloutFleet(self.config, model, ends)
         options = {"num_cpus": rollout.cpus * rollout.tensor_parallel, "num_gpus": rollout.gpus * rollout.tensor_parallel,
                    "runtime_env": {"env_vars": environment(rollout.threads, rollout.gpus)}}
-        self.loop.run_until_complete(self.fleet.start([options]))
+        self.runner.run(self.fleet.start([options]))
 
     def _stop(self) -> None:
         if self.fleet is not None:
-            self.loop.run_until_complete(self.fleet.close())
+            self.runner.run(self.fleet.close())
             self.fleet = None
