@@ -60,7 +60,8 @@ def steps(engines: int, scale: float) -> tuple[int, int]:
 def structures(engines: int, scale: float) -> Numbers:
     """Admission, buffer, grouping and the cut into minibatches, called as the loop calls them."""
     batch, updates = steps(engines, scale)
-    admission, buffer, groups = Admission(batch, STALENESS, total=updates * batch), Buffer(batch, STALENESS), ScoringGroups(batch, 16)
+    admission = Admission(batch, STALENESS, total=updates * batch)
+    buffer, groups = Buffer(batch, STALENESS), ScoringGroups(batch, 16)
     random, running = np.random.default_rng(0), []
     picks = iter(random.random(updates * batch).tolist())
     started = time.perf_counter()

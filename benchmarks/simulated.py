@@ -35,19 +35,19 @@ async def roles(config: RunConfig) -> SimpleNamespace:
     """The five roles as the loop sees them, started."""
     fleet = SimulatedFleet(config, "simulated", [])
     await fleet.start([{}] * config.rollout.engines)
-    return SimpleNamespace(rollout=fleet, reward=Scoring(), reference=Scoring(), policy=Learner(), value=Learner())
+    return SimpleNamespace(rollout=fleet, reward=Scoring(), reference=Scoring(), policy=Learner(), value=Learner(), all=lambda: [])
 
 
 class SimulatedFleet(RolloutFleet):
     """The real fleet over engines that are no actors."""
 
-    def _actor(self, options: dict) -> "SimulatedEngine":
+    def _actor(self, *_) -> "SimulatedEngine":
         return SimulatedEngine()
 
-    async def load(self, version: int, update_info: dict) -> float:
+    async def load(self, version: int, update_info: dict) -> dict[str, float]:
         for engine in self.engines:
             engine.version = version
-        return 0.0
+        return {}
 
     async def metrics(self) -> dict[str, float]:
         return dict(NOTHING)
@@ -101,7 +101,7 @@ class Learner:
         return [_ZEROS] * len(batch.samples), {}
 
     async def update(self, *arguments) -> dict[str, float]:
-        return {"seconds": 0.0}
+        return {"seconds": 0.0, "tokens": 1.0}
 
     async def publish(self, version: int, *more) -> dict:
         return {"version": version}
