@@ -13,8 +13,9 @@ from scale_rlhf.orchestration.deadlines import first_failure
 from scale_rlhf.reference.server import ReferenceFleet
 from scale_rlhf.reward.interface import RewardFleet
 from scale_rlhf.reward.make import make_reward, processes
-from scale_rlhf.rollout.fleet import RolloutFleet, transport
+from scale_rlhf.rollout.fleet import RolloutFleet
 from scale_rlhf.training.group import PolicyGroup, ValueGroup
+from scale_rlhf.weights.choice import one_host, transport
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,12 @@ class Roles:
         except ExceptionGroup as failures:
             raise first_failure(failures) from None
         tag = f"{config.run.name}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        await self.policy.open_transport(transport(config), tag, self.rollout.engines, config.rollout.tensor_parallel)
+        policies, engines = await self.policy.places(), [node for node, _ in await self.rollout.places()]
+        meeting = await self.policy.open_transport(
+            transport(config, policies, engines), tag, self.rollout.engines, config.rollout.tensor_parallel,
+            loopback=one_host(policies, engines),
+        )
+        await self.rollout.open_transport(meeting)
 
     def all(self) -> list:
         """The roles that run, in the order of the data's way."""

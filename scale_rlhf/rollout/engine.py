@@ -1,18 +1,29 @@
 """The rollout actor: one vLLM AsyncLLM, one request a sample, continuous batching.
 
-Weights come through vLLM's own weight-transfer interface. An update freezes running requests, loads, clears the
-cache and lets them go on: every token says which version it was sampled from.
+Weights come through vLLM's own weight-transfer interface. A version is staged while decoding goes on; then running
+samples are frozen (or, when draining, have ended), the weights are loaded, the cache is cleared and decoding goes on:
+every token says which version it was sampled from.
 """
 
 import asyncio
+import math
 import time
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scale_rlhf.config.schema import RolloutSection
+from scale_rlhf.config.schema import OverlapSection, RolloutSection
+from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Prompt, Sample
+from scale_rlhf.rollout.gate import DecodeClock, Gate
 from scale_rlhf.rollout.sampling import sample_seed, sampling_params, to_sample
+from scale_rlhf.telemetry.spans import Span, Spans
+from scale_rlhf.weights.choice import HOST
+from scale_rlhf.weights.verify import differences
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
 
 WORKER_EXTENSION = "scale_rlhf.weights.vllm_worker.WorkerExtension"
 
@@ -21,14 +32,18 @@ class RolloutEngine:
     """Runs as a Ray actor (asyncio: many `generate` calls at once)."""
 
     def __init__(self, rollout: RolloutSection, model: str, *, seed: int, end_token_ids: list[int], max_tokens: int,
-                 transfer: str, trust_remote_code: bool = False):
+                 transfer: str, overlap: OverlapSection | None = None, name: str = "rollout engine",
+                 trust_remote_code: bool = False):
+        """transfer: vLLM's name of the weight-transfer engine (weights.choice.backend). name: for messages."""
         self.rollout, self.model, self.seed, self.end_token_ids = rollout, model, seed, end_token_ids
         self.max_tokens, self.transfer, self.trust_remote_code = max_tokens, transfer, trust_remote_code
-        self.tokens = 0
-        self.requests = 0
-        self.busy_since: float | None = None
-        self.busy_seconds = 0.0
-        self.running = 0
+        self.overlap, self.name = overlap or OverlapSection(), name
+        self.drains = self.overlap.weight_update == "drain"
+        # Draining waits for what runs in vLLM: what waits there for a place would be waited for too.
+        self.gate = Gate(rollout.max_concurrent if self.drains else math.inf)
+        self.recorded = Spans()
+        self.decoding = DecodeClock(self.recorded)
+        self.tokens = self.requests = 0
 
     async def start(self) -> None:
         """Load the model; the engine then serves version 0."""
@@ -37,8 +52,14 @@ class RolloutEngine:
 
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments()))
         await self.engine.update_weight_version("0")
-        if self.transfer == "shared_memory":
+        if self.transfer == HOST:
             await self.begin_transfer({})
+
+    def place(self) -> tuple[str, str]:
+        """(Ray's id of this actor's node, its address)."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
 
     def _arguments(self) -> dict[str, Any]:
         from vllm.platforms import current_platform
@@ -65,18 +86,9 @@ class RolloutEngine:
         """Answer one prompt. The tokens depend on the weights, the run's seed and prompt.index alone."""
         params = sampling_params(self.rollout, self.end_token_ids, sample_seed(self.seed, prompt.index),
                                  temperature=temperature, max_tokens=max_tokens)
-        self.requests += 1
-        self._enter()
-        try:
-            final = None
-            tokens = {"prompt_token_ids": [int(token) for token in prompt.token_ids]}
-            async for output in self.engine.generate(tokens, params, request_id=f"{prompt.index}-{self.requests}"):
-                final = output
-            sample = to_sample(prompt, final)
-            self.tokens += len(sample.response_ids)
-            return sample
-        finally:
-            self._leave()
+        sample = to_sample(prompt, await self._answer(prompt.token_ids, params, str(prompt.index)))
+        self.tokens += len(sample.response_ids)
+        return sample
 
     async def score(self, sample: Sample) -> tuple[np.ndarray, int]:
         """The log-probabilities, at temperature 1, that the engine gives to a response it is shown: float32 [response
@@ -84,71 +96,120 @@ class RolloutEngine:
         """
         from vllm import SamplingParams
 
-        self.requests += 1
         params = SamplingParams(max_tokens=1, temperature=1.0, seed=0, prompt_logprobs=0, logprobs=0, detokenize=False)
-        prompt = {"prompt_token_ids": [int(token) for token in [*sample.prompt.token_ids, *sample.response_ids]]}
-        final = None
-        async for output in self.engine.generate(prompt, params, request_id=f"score-{self.requests}"):
-            final = output
+        shown = [*sample.prompt.token_ids, *sample.response_ids]
+        final = await self._answer(shown, params, "score")
         chosen = list(zip(final.prompt_logprobs, final.prompt_token_ids, strict=True))[len(sample.prompt.token_ids):]
         versions = to_sample(sample.prompt, final).versions
         return np.asarray([entry[token].logprob for entry, token in chosen], dtype=np.float32), int(versions[0])
 
+    async def _answer(self, token_ids: Iterable[int], params: "SamplingParams", name: str) -> "RequestOutput":
+        """One request through the gate and vLLM."""
+        self.requests += 1
+        request, tokens = f"{name}-{self.requests}", {"prompt_token_ids": [int(token) for token in token_ids]}
+        async with self.gate.enter():
+            self.decoding.enter()
+            try:
+                final = None
+                async for output in self.engine.generate(tokens, params, request_id=request):
+                    final = output
+                return final
+            finally:
+                self.decoding.leave()
+
     async def begin_transfer(self, init_info: dict[str, Any]) -> None:
-        """Make the transport ready; nccl meets the trainer here."""
+        """Make the transport ready; nccl and broadcast meet the trainer here."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         await self.engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
 
-    async def load(self, version: int, update_info: dict[str, Any]) -> float:
-        """Take a published version; requests that run are frozen meanwhile and go on with it. Seconds it took."""
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+    async def load(self, version: int, update_info: dict[str, Any]) -> dict[str, float]:
+        """Stage and take a published version. Returns stage_seconds and stopped_seconds."""
+        staged = await self.stage(version, update_info)
+        return {"stage_seconds": staged} | await self.take(version)
 
+    async def stage(self, version: int, update_info: dict[str, Any]) -> float:
+        """Bring a version's bytes here and verify their checksums, while decoding goes on. Returns the seconds.
+
+        Raises RunError where bytes are not those that were published, or did not come.
+        """
         started = time.monotonic()
-        await self.freeze()
-        await self.engine.update_weights(WeightTransferUpdateRequest(update_info=update_info))
-        await self.thaw(version)
+        self.published = update_info.get("fingerprints") or {}
+        manifest = {key: value for key, value in update_info.items() if key != "fingerprints"}
+        with self.recorded.span("stage", version=version):
+            await self.engine.collective_rpc("stage_weights", args=(manifest,))
+            wait = 0.001
+            while None in (outcomes := await self.engine.collective_rpc("weights_staged")):
+                await asyncio.sleep(wait)
+                wait = min(1.5 * wait, 0.05)
+        for failure in (outcome["failure"] for outcome in outcomes):
+            if failure:
+                raise RunError(f"{self.name}: {failure}")
         return time.monotonic() - started
 
+    async def take(self, version: int) -> dict[str, float]:
+        """Go over to the staged version. Returns stopped_seconds, in which nothing was decoded."""
+        await self.freeze()
+        await self.receive({"version": version})
+        return {"stopped_seconds": await self.thaw(version)}
+
     async def freeze(self) -> None:
-        """Stop decoding, keep the requests, open an update."""
-        await self.engine.pause_generation(mode="keep", clear_cache=True)
+        """Stop decoding (when draining, once all running samples have ended), and open an update."""
+        if self.drains:
+            await self.gate.empty()
+        # Not `pause_generation`: it also sleeps for 20 ms after the engine has stopped.
+        await self.engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=self.overlap.recompute_cache)
+        self.decoding.freeze()
+        self.stopped, self.stopped_at = time.monotonic(), self.recorded.clock()
         await self.engine.start_weight_update()
 
     async def receive(self, update_info: dict[str, Any]) -> None:
-        """One payload of an update that the trainer drives (nccl, ipc)."""
+        """One payload of an update: the staged version's number, or what a trainer that drives it sends (nccl, ipc)."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self.engine.update_weights(WeightTransferUpdateRequest(update_info=update_info))
 
-    async def thaw(self, version: int) -> None:
-        """Close the update, label what follows with `version`, go on decoding."""
+    async def thaw(self, version: int) -> float:
+        """Close the update, label what follows with `version`, go on decoding. Returns the seconds since it stopped."""
         await self.engine.finish_weight_update(str(version))
+        if self.rollout.verify_weights and self.transfer == HOST:
+            await self.verify(version)
         await self.engine.resume_generation()
+        self.decoding.thaw()
+        self.recorded.add("load", self.stopped_at, version=version)
+        if self.drains:
+            self.gate.open()
+        return time.monotonic() - self.stopped
+
+    async def verify(self, version: int) -> None:
+        """Ask every layer what it computes with. Raises RunError naming the tensors that are not the trainer's."""
+        ranks = await self.engine.collective_rpc("weight_fingerprints", args=(list(self.published),))
+        found: dict[str, list[float]] = {}
+        for rank in ranks:
+            for name, numbers in rank.items():
+                found[name] = [a + b for a, b in zip(found.get(name, [0.0] * len(numbers)), numbers, strict=True)]
+        wrong = differences(self.published, found, self.rollout.dtype)
+        if wrong or not found:
+            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise RunError(f"{self.name}: after the update to version {version}: {'; '.join(wrong[:3]) or 'nothing'}{more}")
 
     async def version(self) -> int:
         return int(await self.engine.get_weight_version())
 
     async def metrics(self) -> dict[str, float]:
-        """Tokens and busy seconds since the last call."""
-        now = time.monotonic()
-        busy = self.busy_seconds + (now - self.busy_since if self.busy_since is not None else 0.0)
-        taken = {"tokens": float(self.tokens), "busy_seconds": busy, "running": float(self.running)}
-        self.tokens, self.busy_seconds = 0, 0.0
-        self.busy_since = now if self.busy_since is not None else None
+        """Since the last call: tokens, and the seconds in which it decoded. Now: samples running and waiting."""
+        inside = self.decoding.running
+        running = min(inside, self.rollout.max_concurrent)
+        taken = {"tokens": float(self.tokens), "busy_seconds": self.decoding.take_busy(), "running": float(running),
+                 "waiting": float(inside - running + self.gate.waiting)}
+        self.tokens = 0
         return taken
+
+    async def spans(self) -> list[Span]:
+        """What it was busy with since the last call: decode, stage, load."""
+        self.decoding.cut()
+        return self.recorded.take()
 
     async def close(self) -> None:
         self.engine.shutdown()
         await asyncio.sleep(0)
-
-    def _enter(self) -> None:
-        self.running += 1
-        if self.busy_since is None:
-            self.busy_since = time.monotonic()
-
-    def _leave(self) -> None:
-        self.running -= 1
-        if self.running == 0 and self.busy_since is not None:
-            self.busy_seconds += time.monotonic() - self.busy_since
-            self.busy_since = None

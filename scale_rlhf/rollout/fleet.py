@@ -1,28 +1,21 @@
-"""The fleet of engines as the controller sees it: one call a sample, to the engine with the fewest tokens to come."""
+"""The fleet of engines as the controller sees it: one call a sample, to the engine with the fewest running."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.errors import ConfigError
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.deadlines import within
+from scale_rlhf.rollout.balance import Balance
 from scale_rlhf.rollout.engine import RolloutEngine
+from scale_rlhf.telemetry.spans import Span
+from scale_rlhf.weights.choice import backend
 
 WAITING_CALLS = 100_000  # that Ray lets into an engine actor at once; admission bounds them long before
-
-
-def transport(config: RunConfig) -> str:
-    """The weight transport that the configuration asks for."""
-    asked = config.rollout.weight_transfer
-    if asked == "auto":
-        return "nccl" if config.rollout.gpus else "shared_memory"
-    if asked in ("nccl", "ipc") and not config.rollout.gpus:
-        raise ConfigError(f"rollout.weight_transfer: {asked} needs GPUs; set rollout.gpus, or shared_memory")
-    return asked
 
 
 class RolloutFleet:
@@ -32,36 +25,59 @@ class RolloutFleet:
         """model: folder or hub name. end_token_ids: tokens that end a response."""
         self.config, self.model, self.end_token_ids = config, model, list(end_token_ids)
         self.engines: list = []
-        self._running: list[int] = []
+        self.balance = Balance(0)
 
     async def start(self, options: Sequence[dict]) -> None:
         """Start every engine at once; each then serves version 0. options: Ray's, of each engine."""
-        self.engines = [self._actor(one) for one in options]
-        self._running = [0] * len(self.engines)
+        self.engines = [self._actor(number, one) for number, one in enumerate(options)]
+        self.balance = Balance(len(self.engines))
         seconds = self.config.limits.start_seconds
-        await asyncio.gather(*(within(engine.start.remote(), seconds, self._name(i), "start")
-                               for i, engine in enumerate(self.engines)))
+        await self._all("start", seconds=seconds, what="start")
+
+    async def places(self) -> list[tuple[str, str]]:
+        """(Ray's id of its node, the node's address) of every engine."""
+        return await self._all("place", seconds=self.config.limits.start_seconds, what="its node")
+
+    async def open_transport(self, meeting: dict[str, Any] | None) -> None:
+        """Engines join where the policy waits for them (broadcast); None: there is nothing to join."""
+        if meeting is None:
+            return
+        loopback = meeting["address"].startswith("127.")
+        workers = self.config.rollout.tensor_parallel
+        places = await self.places()
+        joining = (
+            within(engine.begin_transfer.remote(
+                meeting | {"first_rank": 1 + i * workers, "bind": meeting["address"] if loopback else places[i][1]},
+            ), self.config.limits.start_seconds, self._name(i), "joining the weight transport")
+            for i, engine in enumerate(self.engines)
+        )
+        await asyncio.gather(*joining)
 
     async def generate(self, prompt: Prompt, **sampling: Any) -> Sample:
         """One response. sampling: temperature and max_tokens, where they are not the rollout's."""
-        place = self._running.index(min(self._running))
-        self._running[place] += 1
+        place = self.balance.take()
         try:
             call = self.engines[place].generate.remote(prompt, **sampling)
             return await within(call, self.config.limits.generate_seconds, self._name(place), f"sample {prompt.index}")
         finally:
-            self._running[place] -= 1
+            self.balance.done(place)
 
-    async def load(self, version: int, update_info: dict[str, Any]) -> float:
-        """Every engine takes a published version. Returns the longest time that one did not decode, in seconds."""
+    async def load(self, version: int, update_info: dict[str, Any]) -> dict[str, float]:
+        """Every engine takes a published version: all stage it at once, `overlap.update_wave` at a time go over to it.
+
+        Returns stage_seconds and stopped_seconds (the longest of any engine: decoding stopped for the second alone),
+        and load_seconds, the whole.
+        """
         import ray
 
+        started = time.monotonic()
         info = await asyncio.to_thread(ray.put, update_info)
-        what = f"loading version {version}"
-        return max(await asyncio.gather(*(
-            within(engine.load.remote(version, info), self.config.limits.publish_seconds, self._name(i), what)
-            for i, engine in enumerate(self.engines)
-        )))
+        seconds = self.config.limits.publish_seconds
+        staged = await self._all("stage", version, info, seconds=seconds, what=f"staging version {version}")
+        turns = asyncio.Semaphore(self.config.overlap.update_wave or len(self.engines))
+        taken = await asyncio.gather(*(self._take(i, version, turns) for i in range(len(self.engines))))
+        return {"stage_seconds": max(staged), "stopped_seconds": max(one["stopped_seconds"] for one in taken),
+                "load_seconds": time.monotonic() - started}
 
     async def probe(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Sample]:
         """Responses of every engine to the same prompts: [engines × prompts]."""
@@ -74,15 +90,20 @@ class RolloutFleet:
     async def score(self, samples: Sequence[Sample]) -> list[list[tuple[np.ndarray, int]]]:
         """What every engine gives to responses that it is shown, [engine][sample]: see `RolloutEngine.score`."""
         seconds = self.config.limits.generate_seconds
-        return [await asyncio.gather(*(within(engine.score.remote(sample), seconds, self._name(i), "probe") for sample in samples))
-                for i, engine in enumerate(self.engines)]
+        return [
+            await asyncio.gather(*(within(engine.score.remote(sample), seconds, self._name(i), "probe") for sample in samples))
+            for i, engine in enumerate(self.engines)
+        ]
 
     async def metrics(self) -> dict[str, float]:
-        """Sums over engines since the last call: tokens, busy_seconds, running."""
-        seconds = self.config.limits.score_seconds
-        each = await asyncio.gather(*(within(engine.metrics.remote(), seconds, self._name(i), "metrics")
-                                      for i, engine in enumerate(self.engines)))
+        """Sums over engines: tokens and busy_seconds since the last call, samples running and waiting now."""
+        each = await self._all("metrics", seconds=self.config.limits.score_seconds, what="metrics")
         return {key: sum(one[key] for one in each) for key in each[0]}
+
+    async def spans(self) -> dict[str, list[Span]]:
+        """What each engine was busy with since the last call, by lane of the timeline."""
+        each = await self._all("spans", seconds=self.config.limits.score_seconds, what="spans")
+        return {f"rollout/engine-{i}": spans for i, spans in enumerate(each)}
 
     async def close(self) -> None:
         """Shut vLLM's child processes down, then end the actors, whatever state they are in."""
@@ -93,14 +114,30 @@ class RolloutFleet:
             ray.kill(engine)
         self.engines = []
 
-    def _actor(self, options: dict):
+    async def _take(self, place: int, version: int, turns: asyncio.Semaphore) -> dict[str, float]:
+        limits, drains = self.config.limits, self.config.overlap.weight_update == "drain"
+        seconds = limits.publish_seconds + (limits.generate_seconds if drains else 0.0)
+        async with turns:
+            self.balance.set_aside(place, drains)
+            try:
+                call = self.engines[place].take.remote(version)
+                return await within(call, seconds, self._name(place), f"loading version {version}")
+            finally:
+                self.balance.set_aside(place, False)
+
+    async def _all(self, method: str, *arguments: Any, seconds: float, what: str) -> list:
+        return list(await asyncio.gather(*(within(getattr(engine, method).remote(*arguments), seconds, self._name(i), what)
+                                           for i, engine in enumerate(self.engines))))
+
+    def _actor(self, number: int, options: dict):
         import ray
 
         config = self.config
         return ray.remote(RolloutEngine).options(**({"max_concurrency": WAITING_CALLS} | options)).remote(
             config.rollout, self.model, seed=config.run.seed, end_token_ids=self.end_token_ids,
             max_tokens=config.data.max_prompt_tokens + config.rollout.max_response_tokens,
-            transfer=transport(config), trust_remote_code=config.model.trust_remote_code,
+            transfer=backend(config), overlap=config.overlap, name=self._name(number),
+            trust_remote_code=config.model.trust_remote_code,
         )
 
     def _name(self, place: int) -> str:

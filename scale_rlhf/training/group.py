@@ -13,6 +13,7 @@ from scale_rlhf.orchestration.deadlines import all_within
 from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.training.batch import TrainingBatch
 from scale_rlhf.training.worker import Numbers, TrainingWorker
+from scale_rlhf.weights.manifest import merge
 
 Placement = tuple[Any, Sequence[int]]  # a Ray placement group, and the bundle of each rank
 
@@ -93,16 +94,27 @@ class PolicyGroup(TrainingGroup):
         seconds = self.config.limits.score_seconds
         return (await self.call("logprobs", list(samples), temperature, seconds=seconds, what="log-probabilities"))[0]
 
-    async def open_transport(self, transport: str, tag: str, engines: list, ranks: int) -> None:
-        """Make every rank ready to publish to those engine actors of `ranks` workers each."""
-        address = (await self.call("node_address", seconds=self.config.limits.start_seconds, what="starting"))[0]
-        arguments, seconds = (transport, tag, (engines, ranks), address), self.config.limits.start_seconds
-        await self.call("open_transport", *arguments, seconds=seconds, what="opening the weight transport")
+    async def places(self) -> list[str]:
+        """Ray's id of every rank's node."""
+        return await self.call("place", seconds=self.config.limits.start_seconds, what="its node")
+
+    async def open_transport(
+        self, transport: str, tag: str, engines: list, workers: int, *, loopback: bool = True,
+    ) -> dict | None:
+        """Make every rank ready to publish to those engine actors of `workers` workers each. loopback: all are on one host.
+
+        Returns what `RolloutFleet.open_transport` takes.
+        """
+        address, port = (await self.call("node_address", seconds=self.config.limits.start_seconds, what="starting"))[0]
+        arguments = (transport, tag, (engines, workers), ("127.0.0.1" if loopback else address, port))
+        seconds = self.config.limits.start_seconds
+        return (await self.call("open_transport", *arguments, seconds=seconds, what="opening the weight transport"))[0]
 
     async def publish(self, version: int) -> dict | None:
         """Hand the weights over as `version`. Returns what engines load, or None where they have it already."""
         what = f"publishing version {version}"
-        return (await self.call("publish", version, seconds=self.config.limits.publish_seconds, what=what))[0]
+        parts = await self.call("publish", version, seconds=self.config.limits.publish_seconds, what=what)
+        return None if parts[0] is None else merge(parts).update_info()
 
 
 class ValueGroup(TrainingGroup):

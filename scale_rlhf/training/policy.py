@@ -15,7 +15,8 @@ from scale_rlhf.telemetry.spans import recorded
 from scale_rlhf.training.batch import TrainingBatch, flat
 from scale_rlhf.training.off_policy import Drift, importance_weights
 from scale_rlhf.training.worker import Numbers, TrainingWorker
-from scale_rlhf.weights.publisher import Publisher, WholeWeights, make_publisher
+from scale_rlhf.weights.manifest import Manifest
+from scale_rlhf.weights.publisher import Opening, Publisher, WholeWeights, make_publisher
 
 
 class PolicyWorker(TrainingWorker):
@@ -74,14 +75,25 @@ class PolicyWorker(TrainingWorker):
         # A weight is not negative, so weighting the advantage weights the clipped loss.
         return proximal, [weight * advantage for weight, advantage in zip(weights, advantages, strict=True)]
 
-    def open_transport(self, transport: str, tag: str, engines: tuple[list, int], address: tuple[str, int]) -> None:
-        """Make ready to publish. tag: of this run, in file names. engines: (actors, ranks of each). address: where nccl meets."""
-        weights = WholeWeights(self.transformer(self.engine.module), self.named_weights)
-        self.publisher = make_publisher(transport, weights, self.rank, tag, engines, address)
+    def place(self) -> str:
+        """Ray's id of this rank's node."""
+        import ray
 
-    @recorded("publish")
-    def publish(self, version: int) -> dict | None:
-        """Hand the current weights over as `version`; rank 0 returns what engines need to load them, if they do it themselves."""
+        return ray.get_runtime_context().get_node_id()
+
+    def open_transport(self, transport: str, tag: str, engines: tuple[list, int], address: tuple[str, int]) -> dict | None:
+        """Make ready to publish. tag: of this run, in file names. engines: (actors, workers of each). address: where they meet.
+
+        Returns, on rank 0, what engines need to know to join; None where there is nothing to join.
+        """
+        weights = WholeWeights(self.transformer(self.engine.module), self.named_weights)
+        verify = self.config.rollout.dtype if self.config.rollout.verify_weights else None
+        opening = Opening(self.rank, self.world, tag, engines, address, self.config.limits.publish_seconds, verify)
+        self.publisher = make_publisher(transport, weights, opening)
+        return self.publisher.meeting
+
+    def publish(self, version: int) -> Manifest | None:
+        """Hand the current weights over as `version`. Returns what this rank wrote; None where the engines have it already."""
         return self.publisher.publish(version)
 
     def close(self) -> None:

@@ -1,79 +1,107 @@
-"""Weights on one host: the learner copies a version into shared memory, engines load it from there.
+"""Weights on one host: the learner's ranks copy a version into shared memory, engines load it from there.
 
 Two files take turns, so that a version stays whole while engines still read it and the learner already
-writes the next. Files lie in /dev/shm under a prefix that carries the run's tag, and go when the publisher closes.
+writes the next. Files lie in /dev/shm under a prefix that carries the run's tag, and go when a publisher closes.
+Everybody keeps them mapped between versions: the pages are touched for the first time once, not at every update.
 """
 
 import mmap
 import os
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from scale_rlhf.errors import RunError
-from scale_rlhf.weights.manifest import Manifest, TensorPlace, lay_out
+from scale_rlhf.weights import copying
+from scale_rlhf.weights.manifest import Manifest, Metadata, Piece, TensorPlace, lay_out
 
 FOLDER = Path("/dev/shm")
 PREFIX = "scale-rlhf-"
 
 
-class SharedMemoryPublisher:
-    """The learner's side. `publish` is called with the version's tensors in an order that never changes."""
+class SharedFiles:
+    """The learner's two files, mapped for writing. Every rank of the policy opens them; the first to come makes them."""
 
-    def __init__(self, tag: str):
+    def __init__(self, tag: str, size: int):
+        """tag: the same on every rank. size: bytes of a version. Raises RunError where shared memory is too small."""
         self.paths = [FOLDER / f"{PREFIX}{tag}-weights-{side}" for side in (0, 1)]
-        self.maps: list[mmap.mmap | None] = [None, None]
+        self.size = size
+        self.maps = [self._map(path) for path in self.paths]
         self.turn = 0
 
-    def publish(
-        self, version: int, tensors: Iterable[tuple[str, torch.Tensor]], metadata: list[tuple[str, str, tuple, int]],
-    ) -> Manifest:
-        """Copy a version and describe it. metadata: (name, dtype, shape, bytes) of each tensor, in order."""
-        places, total = lay_out(metadata)
+    def next(self) -> tuple[mmap.mmap, str]:
+        """Memory and path for the next version."""
         side, self.turn = self.turn, 1 - self.turn
-        memory = self._memory(side, total)
-        written = []
-        for place, (name, tensor) in zip(places, tensors, strict=True):
-            if name != place.name:
-                raise RunError(f"weights: {name} came where {place.name} was declared")
-            target = _bytes(memory, place)
-            target.copy_(tensor.detach().contiguous().reshape(-1).view(torch.uint8))
-            checksum = zlib.crc32(memoryview(memory)[place.offset : place.offset + place.size])
-            written.append(TensorPlace(place.name, place.dtype, place.shape, place.offset, place.size, checksum))
-        return Manifest(version, str(self.paths[side]), written)
-
-    def _memory(self, side: int, size: int) -> mmap.mmap:
-        if self.maps[side] is None or len(self.maps[side]) != size:
-            free = os.statvfs(FOLDER)
-            if size > free.f_bavail * free.f_frsize:
-                raise RunError(f"weights: {FOLDER} has {free.f_bavail * free.f_frsize >> 20} MiB left, "
-                               f"a version takes {size >> 20} MiB")
-            with open(os.open(self.paths[side], os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "r+b") as file:
-                file.truncate(size)
-                self.maps[side] = mmap.mmap(file.fileno(), size)
-        return self.maps[side]
+        return self.maps[side], str(self.paths[side])
 
     def close(self) -> None:
         """Remove the files; memory that an engine has mapped lives until it lets go."""
         for path in self.paths:
             path.unlink(missing_ok=True)
 
+    def _map(self, path: Path) -> mmap.mmap:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if os.fstat(descriptor).st_size != self.size:
+                os.ftruncate(descriptor, self.size)
+            os.posix_fallocate(descriptor, 0, self.size)  # fails here where memory is short, not with a signal when written to
+            return mmap.mmap(descriptor, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            free = os.statvfs(FOLDER)
+            raise RunError(f"weights: {FOLDER} has {free.f_bavail * free.f_frsize >> 20} MiB left, "
+                           f"and two versions take {2 * self.size >> 20} MiB") from error
+        finally:
+            os.close(descriptor)
 
-def read(path: str, tensors: Iterable[dict]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of a published version, views on the shared pages, each after its checksum was verified.
 
-    tensors: TensorPlace as dicts. Raises RunError that names the tensor whose bytes are not the ones published.
-    """
-    with open(path, "rb") as file:
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # private: torch wants writable memory
-    for fields in tensors:
-        place = TensorPlace(**fields)
-        if zlib.crc32(memoryview(memory)[place.offset : place.offset + place.size]) != place.checksum:
-            raise RunError(f"weights: {place.name} in {path} is not what was published (checksum)")
-        yield place.name, _bytes(memory, place).view(getattr(torch, place.dtype)).view(place.shape)
+class SharedMemoryPublisher:
+    """One process that publishes whole tensors. They come in an order and with sizes that rarely change."""
+
+    def __init__(self, tag: str):
+        self.tag = tag
+        self.files: SharedFiles | None = None
+
+    def publish(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]], metadata: Metadata) -> Manifest:
+        """Copy a version and describe it. metadata: of each tensor, in order."""
+        places, total = lay_out(metadata)
+        if self.files is None or self.files.size != total:
+            self.close()
+            self.files = SharedFiles(self.tag, total)
+        memory, path = self.files.next()
+        return Manifest(version, path, places, list(write_all(memory, places, tensors)))
+
+    def close(self) -> None:
+        """Remove the files."""
+        if self.files is not None:
+            self.files.close()
 
 
-def _bytes(memory: mmap.mmap, place: TensorPlace) -> torch.Tensor:
-    return torch.frombuffer(memory, dtype=torch.uint8, offset=place.offset, count=place.size)
+def write_all(memory: Any, places: Iterable[TensorPlace], tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterable[Piece]:
+    """Copy tensors to their places, as they come."""
+    for place, (name, tensor) in zip(places, tensors, strict=True):
+        if name != place.name:
+            raise RunError(f"weights: {name} came where {place.name} was declared")
+        yield copying.write(memory, place.offset, tensor)
+
+
+class Reader:
+    """An engine's side: the learner's files, mapped for reading when they are first named."""
+
+    def __init__(self):
+        self._maps: dict[str, tuple[tuple[int, int], mmap.mmap]] = {}
+
+    def memory(self, path: str) -> mmap.mmap:
+        """The file's bytes. A file that was made anew under the same name is mapped anew."""
+        found = os.stat(path)
+        identity = (found.st_ino, found.st_size)
+        if path not in self._maps or self._maps[path][0] != identity:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+                self._maps[path] = identity, mmap.mmap(descriptor, found.st_size, flags=flags, prot=mmap.PROT_READ)
+            finally:
+                os.close(descriptor)
+        return self._maps[path][1]

@@ -8,7 +8,7 @@ import torch
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from scale_rlhf.weights.publisher import WholeWeights
+from scale_rlhf.weights.publisher import Opening, WholeWeights
 
 
 class Source(WeightSource):
@@ -54,10 +54,15 @@ class EngineClient:
 
 
 class VllmTransport:
-    def __init__(self, backend: str, weights: WholeWeights, rank: int, engines: list, address: tuple[str, int]):
-        handles, ranks = engines
+    """Its `publish` drives the engines, and returns when they have the version."""
+
+    meeting = None
+
+    def __init__(self, backend: str, weights: WholeWeights, opening: Opening):
+        handles, ranks = opening.engines
         self.client = EngineClient(handles, ranks)
-        info = _nccl(rank, address, 1 + ranks * len(handles)) if backend == "nccl" else _ipc(rank)
+        world = 1 + ranks * len(handles)
+        info = _nccl(opening.rank, opening.address, world) if backend == "nccl" else _ipc(opening.rank)
         self.trainer = WeightTransferTrainerFactory.trainer_init(info, client=self.client, source=Source(weights))
 
     def publish(self, version: int) -> None:

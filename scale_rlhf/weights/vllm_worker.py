@@ -1,42 +1,81 @@
-"""What runs inside vLLM's worker process: a weight-transfer engine that loads from shared memory.
+"""What runs inside vLLM's worker process: a weight-transfer engine that loads what the policy published on a CPU host.
 
 vLLM imports this module in the worker because `WorkerExtension` is named as `worker_extension_cls`; the import
-registers the engine under its name, beside vLLM's own nccl and ipc.
+registers the engine under its name, beside vLLM's own nccl and ipc. An update has two parts: staging, in a thread
+while decoding goes on (bytes arrive, checksums are verified), and the reload, for which decoding stops.
 """
 
+import threading
+import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from scale_rlhf.weights.shared_memory import read
-
-NAME = "shared_memory"
+from scale_rlhf.weights import copying
+from scale_rlhf.weights.broadcast import Receiver
+from scale_rlhf.weights.choice import HOST
+from scale_rlhf.weights.manifest import Piece, TensorPlace, version_size
+from scale_rlhf.weights.shared_memory import Reader
+from scale_rlhf.weights.vllm_fingerprints import fingerprints
 
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """Nothing to agree on: every update says where its bytes lie."""
+    """Where the broadcast group meets; empty for shared memory, where every update says where its bytes lie."""
+
+    address: str = ""
+    port: int = 0
+    world: int = 0
+    first_rank: int = 0  # of this engine's workers
+    bind: str = ""
+    seconds: float = 0.0
 
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """A weights.manifest.Manifest as a dict."""
+    """The version that was staged."""
 
     version: int
-    path: str
-    tensors: list[dict]
 
 
-class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
+class HostEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """Weights from host memory: shared with the policy, or received from it."""
+
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
 
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        self.reader, self.receiver = Reader(), None
+        self.staging: threading.Thread | None = None
+
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        pass
+        if init_info.world:
+            self.receiver = Receiver(init_info.address, init_info.port, init_info.world,
+                                     init_info.first_rank + self.parallel_config.rank, init_info.bind, init_info.seconds)
+
+    def stage(self, manifest: dict[str, Any]) -> None:
+        """Begin to bring a version's bytes here. manifest: weights.manifest.Manifest as a dict."""
+        self.outcome: dict[str, Any] | None = None
+        self.staging = threading.Thread(target=self._stage, args=(manifest,), daemon=True, name="weights-stage")
+        self.staging.start()
+
+    def _stage(self, manifest: dict[str, Any]) -> None:
+        started = time.perf_counter()
+        try:
+            version, path = manifest["version"], manifest["path"]
+            places, pieces = [TensorPlace(**p) for p in manifest["tensors"]], [Piece(**p) for p in manifest["pieces"]]
+            memory = self.reader.memory(path) if path else self.receiver.receive(version, version_size(places))
+            copying.verify(memory, pieces, places, path or "the broadcast")
+            self.staged = version, memory, places
+            self.outcome = {"seconds": time.perf_counter() - started, "failure": None}
+        except Exception as error:  # noqa: BLE001 - the engine actor asks for it, and raises
+            self.outcome = {"seconds": time.perf_counter() - started, "failure": str(error)}
 
     def start_weight_update(self) -> None:
         # The CPU backend prepacks linear weights: a plain load_weights has nothing to load into.
@@ -47,7 +86,10 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        self.model.load_weights(read(update_info.path, update_info.tensors))
+        version, memory, places = self.staged
+        if version != update_info.version:
+            raise RuntimeError(f"weights: version {update_info.version} was asked for and version {version} was staged")
+        self.model.load_weights(copying.tensors(memory, places))
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -58,19 +100,36 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
 
 def refresh_output_heads(model: torch.nn.Module) -> None:
-    """Pack the output head again.
+    """Pack tied output heads again.
 
     With tied embeddings the reload fills the embedding but leaves the head's packed copy as it was, without
-    a word: log-probabilities are then off by some tenths.
+    a word: log-probabilities are then off by some tenths. An untied head is loaded and packed like any layer.
     """
-    for module in model.modules():
-        if isinstance(module, ParallelLMHead):
-            module.quant_method.process_weights_after_loading(module)
+    heads = [module for module in model.modules() if isinstance(module, ParallelLMHead)]
+    embeddings = [module.weight for module in model.modules()
+                  if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)]
+    for head in heads:
+        if any(head.weight is weight for weight in embeddings):
+            head.quant_method.process_weights_after_loading(head)
 
 
-if NAME not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(NAME, SharedMemoryEngine)
+if HOST not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(HOST, HostEngine)
 
 
 class WorkerExtension:
-    """Named in the engine's arguments so that vLLM imports this module before it makes the transfer engine."""
+    """Named in the engine's arguments: vLLM imports this module before it makes the transfer engine, and gives these
+    methods to its worker, for `collective_rpc`.
+    """
+
+    def stage_weights(self, manifest: dict[str, Any]) -> None:
+        """Begin staging; returns at once."""
+        self.weight_transfer_engine.stage(manifest)
+
+    def weights_staged(self) -> dict[str, Any] | None:
+        """None while staging goes on; then its "seconds" and "failure" (None, or what went wrong)."""
+        return self.weight_transfer_engine.outcome
+
+    def weight_fingerprints(self, names: list[str]) -> dict[str, list[float]]:
+        """This rank's part of what its layers compute; see weights.verify. names: of the learner's tensors."""
+        return fingerprints(self.model_runner.model, set(names))

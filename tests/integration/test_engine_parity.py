@@ -63,7 +63,7 @@ def test_engine_and_trainer_agree_after_every_update(cluster, tmp_path, tied):
     rollout = RolloutSection(max_response_tokens=24, temperature=0.7, max_concurrent=16, kv_cache_gb=0.05,
                              ignore_end=tied, **ends)
     engine = cluster.remote(RolloutEngine).options(num_cpus=1, max_concurrency=100).remote(
-        rollout, str(path), seed=0, end_token_ids=[1], max_tokens=200, transfer="shared_memory")
+        rollout, str(path), seed=0, end_token_ids=[1], max_tokens=200, transfer="host")
     try:
         cluster.get(engine.start.remote(), timeout=120)
         for version in range(3):
