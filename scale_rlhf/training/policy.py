@@ -92,6 +92,7 @@ class PolicyWorker(TrainingWorker):
         self.publisher = make_publisher(transport, weights, opening)
         return self.publisher.meeting
 
+    @recorded("publish")
     def publish(self, version: int) -> Manifest | None:
         """Hand the current weights over as `version`. Returns what this rank wrote; None where the engines have it already."""
         return self.publisher.publish(version)
