@@ -5,6 +5,7 @@ Training runs with the practice world's truth unimportable in every process: no 
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,32 @@ def test_the_same_seed_gives_the_same_run_twice(finished, tmp_path):
                        for folder in (finished, tmp_path / "tiny-ppo"))
     assert timeless == again
     assert np.isfinite([value for one in timeless for value in one.values()]).all()
+
+
+@pytest.mark.timeout(600)
+def test_the_three_lines_of_the_readme_train_from_python(finished, tmp_path):
+    """They are taken from README.md as they stand; configs/quickstart.yaml is a tiny PPO stage on models that are there."""
+    import yaml
+
+    three = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    assert len(three.splitlines()) == 3 and "config.ppo.steps = 20" in three
+    tiny = yaml.safe_load(CONFIG.read_text()) | {"run": {"name": "quickstart", "stages": ["ppo"]}}
+    for role, stage in (("policy", "sft"), ("value", "reward"), ("reward", "reward")):
+        tiny[role]["model"] = str(finished / "models" / stage)
+    tiny["data"] = {"prompts": str(finished / "data" / "prompts.jsonl"), "max_prompt_tokens": 96}
+    tiny["ppo"] = {"prompts_per_step": 2, "minibatches": 1, "epochs": 1}
+    tiny["rollout"]["max_response_tokens"] = 8
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.yaml").write_text(yaml.safe_dump(tiny))
+    (tmp_path / "train.py").write_text(three)
+    ended = subprocess.run(
+        [sys.executable, "train.py"], cwd=tmp_path, text=True, capture_output=True, timeout=420,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    made = tmp_path / "runs" / "quickstart"
+    assert [one["step"] for one in lines(made / "metrics" / "ppo.jsonl")] == list(range(1, 21))
+    assert (made / "models" / "ppo" / "model.safetensors").is_file()
 
 
 def _timed(key: str) -> bool:
