@@ -22,6 +22,7 @@ class Answerer:
         self.config = config.model_copy(deep=True)
         self.config.rollout.engines = 1
         self.config.rollout.weight_transfer = "shared_memory"
+        self.config.rollout.verify_weights = False  # there is no trainer to agree with
         self.fleet: RolloutFleet | None = None
         self.publisher = SharedMemoryPublisher(f"answers-{uuid.uuid4().hex[:8]}")
         self.shapes: dict | None = None

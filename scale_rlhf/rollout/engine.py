@@ -175,8 +175,8 @@ class RolloutEngine:
         if self.rollout.verify_weights and self.transfer == HOST:
             await self.verify(version)
         await self.engine.resume_generation()
-        self.decoding.thaw()
         self.recorded.add("load", self.stopped_at, version=version)
+        self.decoding.thaw()
         if self.drains:
             self.gate.open()
         return time.monotonic() - self.stopped

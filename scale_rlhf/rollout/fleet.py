@@ -21,6 +21,8 @@ WAITING_CALLS = 100_000  # that Ray lets into an engine actor at once; admission
 class RolloutFleet:
     """config.rollout.engines engines of one model. Used from one asyncio loop."""
 
+    actor: type[RolloutEngine] = RolloutEngine
+
     def __init__(self, config: RunConfig, model: str, end_token_ids: Sequence[int]):
         """model: folder or hub name. end_token_ids: tokens that end a response."""
         self.config, self.model, self.end_token_ids = config, model, list(end_token_ids)
@@ -133,7 +135,7 @@ class RolloutFleet:
         import ray
 
         config = self.config
-        return ray.remote(RolloutEngine).options(**({"max_concurrency": WAITING_CALLS} | options)).remote(
+        return ray.remote(self.actor).options(**({"max_concurrency": WAITING_CALLS} | options)).remote(
             config.rollout, self.model, seed=config.run.seed, end_token_ids=self.end_token_ids,
             max_tokens=config.data.max_prompt_tokens + config.rollout.max_response_tokens,
             transfer=backend(config), overlap=config.overlap, name=self._name(number),
