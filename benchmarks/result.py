@@ -43,6 +43,7 @@ class Result:
     def write(self, folder: Path = FOLDER) -> Path:
         """The JSON file; returns its path."""
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".gitignore").write_text("*\n")
         path = folder / f"{self.stem}.json"
         path.write_text(json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path

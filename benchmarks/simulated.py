@@ -35,7 +35,8 @@ async def roles(config: RunConfig) -> SimpleNamespace:
     """The five roles as the loop sees them, started."""
     fleet = SimulatedFleet(config, "simulated", [])
     await fleet.start([{}] * config.rollout.engines)
-    return SimpleNamespace(rollout=fleet, reward=Scoring(), reference=Scoring(), policy=Learner(), value=Learner(), all=lambda: [])
+    return SimpleNamespace(
+        rollout=fleet, reward=Scoring(), reference=Scoring(), policy=Learner(), value=Learner(), all=lambda: [])
 
 
 class SimulatedFleet(RolloutFleet):
