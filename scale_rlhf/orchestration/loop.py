@@ -97,7 +97,7 @@ class Loop:
         sample = await self.roles.rollout.generate(prompt)
         self.clock.generated(prompt.index)
         if whole := self.groups.add(sample):
-            self.tasks.create_task(self._score(*whole))
+            await self._score(*whole)
 
     async def _score(self, number: int, samples: list[Sample]) -> None:
         scores, references = await asyncio.gather(

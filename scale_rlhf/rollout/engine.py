@@ -100,8 +100,8 @@ class RolloutEngine:
         shown = [*sample.prompt.token_ids, *sample.response_ids]
         final = await self._answer(shown, params, "score")
         chosen = list(zip(final.prompt_logprobs, final.prompt_token_ids, strict=True))[len(sample.prompt.token_ids):]
-        versions = to_sample(sample.prompt, final).versions
-        return np.asarray([entry[token].logprob for entry, token in chosen], dtype=np.float32), int(versions[0])
+        version = int(final.outputs[0].weight_versions[0].version)
+        return np.asarray([entry[token].logprob for entry, token in chosen], dtype=np.float32), version
 
     async def _answer(self, token_ids: Iterable[int], params: "SamplingParams", name: str) -> "RequestOutput":
         """One request through the gate and vLLM."""
