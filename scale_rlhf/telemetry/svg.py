@@ -50,13 +50,14 @@ def stacked_chart(series: Sequence[Series], *, total: Series | None = None, x_la
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten apart) that span [low, high]."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # equal but for rounding: no tick would fall between
         low, high = low - (abs(low) * 0.1 or 1.0), high + (abs(high) * 0.1 or 1.0)
     rough = (high - low) / max(count - 1, 1)
-    power = 10 ** math.floor(math.log10(rough))
+    digits = math.floor(math.log10(rough))
+    power = 10.0**digits
     step = next(power * nice for nice in (1, 2, 2.5, 5, 10) if power * nice >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(step * place, 12) for place in range(first, last + 1)]
+    return [round(step * place, max(12, 3 - digits)) for place in range(first, last + 1)]
 
 
 def moving_average(points: Sequence[Point], window: int) -> list[Point]:

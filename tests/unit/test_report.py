@@ -271,3 +271,14 @@ def test_stack_adds_up():
 def test_moving_average_keeps_a_straight_line():
     line = [(float(x), 2.0 * x) for x in range(20)]
     assert moving_average(line, 4)[5:15] == line[5:15]
+
+
+@pytest.mark.parametrize("values", [
+    (1.0, 0.9999999999999998, 1.0),  # an accuracy that is 1 but for rounding: this divided by zero
+    (3e-14, 1e-14, 2e-14), (0.0, 0.0, 0.0), (-1e9, -1e9 + 1e-6, -1e9), (5.0, 5.0, 5.0), (1e-300, 2e-300, 0.0),
+])
+def test_values_that_hardly_differ_are_drawn(values):
+    ticks = nice_ticks(min(values), max(values))
+    assert ticks[0] <= min(values) and max(values) <= ticks[-1] and ticks[0] < ticks[-1] and len(ticks) < 20
+    drawn = line_chart([Series("accuracy", list(enumerate(values, 1)))])
+    assert "<svg" in drawn and "nan" not in drawn
