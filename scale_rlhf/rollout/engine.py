@@ -169,11 +169,14 @@ class RolloutEngine:
 
         await self.engine.update_weights(WeightTransferUpdateRequest(update_info=update_info))
 
-    async def thaw(self, version: int) -> float:
-        """Close the update, label what follows with `version`, go on decoding. Returns the seconds since it stopped."""
+    async def thaw(self, version: int, fingerprints: dict[str, list[float]] | None = None) -> float:
+        """Close the update, label what follows with `version`, go on decoding. Returns the seconds since it stopped.
+
+        fingerprints: of the version, where it was not staged.
+        """
         await self.engine.finish_weight_update(str(version))
-        if self.rollout.verify_weights and self.transfer == HOST:
-            await self.verify(version)
+        if self.rollout.verify_weights:
+            await self.verify(version, self.published if fingerprints is None else fingerprints)
         await self.engine.resume_generation()
         self.recorded.add("load", self.stopped_at, version=version)
         self.decoding.thaw()
@@ -181,17 +184,18 @@ class RolloutEngine:
             self.gate.open()
         return time.monotonic() - self.stopped
 
-    async def verify(self, version: int) -> None:
+    async def verify(self, version: int, published: dict[str, list[float]]) -> None:
         """Ask every layer what it computes with. Raises RunError naming the tensors that are not the trainer's."""
-        ranks = await self.engine.collective_rpc("weight_fingerprints", args=(list(self.published),))
+        if not published:
+            raise RunError(f"{self.name}: version {version} came without fingerprints, and rollout.verify_weights asks for them")
+        ranks = await self.engine.collective_rpc("weight_fingerprints", args=(list(published),))
         found: dict[str, list[float]] = {}
         for rank in ranks:
             for name, numbers in rank.items():
                 found[name] = [a + b for a, b in zip(found.get(name, [0.0] * len(numbers)), numbers, strict=True)]
-        wrong = differences(self.published, found, self.rollout.dtype)
-        if wrong or not found:
+        if wrong := differences(published, found, self.rollout.dtype):
             more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise RunError(f"{self.name}: after the update to version {version}: {'; '.join(wrong[:3]) or 'nothing'}{more}")
+            raise RunError(f"{self.name}: after the update to version {version}: {'; '.join(wrong[:3])}{more}")
 
     async def version(self) -> int:
         return int(await self.engine.get_weight_version())

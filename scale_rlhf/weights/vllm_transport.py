@@ -8,7 +8,9 @@ import torch
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from scale_rlhf.weights.publisher import Opening, WholeWeights
+from scale_rlhf.cluster.device import device
+from scale_rlhf.weights.publisher import Opening, WholeWeights, fingerprints
+from scale_rlhf.weights.verify import NUMBERS
 
 
 class Source(WeightSource):
@@ -29,6 +31,7 @@ class EngineClient:
 
     def __init__(self, engines: list, ranks: int):
         self.engines, self.ranks, self.version = engines, ranks, 0
+        self.fingerprints: dict[str, list[float]] = {}
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         infos = [dict(init_info) for _ in self.engines]
@@ -44,12 +47,12 @@ class EngineClient:
         self._all("receive", [update_info] * len(self.engines))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self._all("thaw", [self.version] * len(self.engines))
+        self._all("thaw", [self.version] * len(self.engines), self.fingerprints)
 
-    def _all(self, method: str, arguments: list) -> None:
+    def _all(self, method: str, arguments: list, *more: Any) -> None:
         import ray
 
-        ray.get([getattr(engine, method).remote(*([] if a is None else [a]))
+        ray.get([getattr(engine, method).remote(*([] if a is None else [a]), *more)
                  for engine, a in zip(self.engines, arguments, strict=True)])
 
 
@@ -59,6 +62,7 @@ class VllmTransport:
     meeting = None
 
     def __init__(self, backend: str, weights: WholeWeights, opening: Opening):
+        self.weights, self.opening = weights, opening
         handles, ranks = opening.engines
         self.client = EngineClient(handles, ranks)
         world = 1 + ranks * len(handles)
@@ -66,11 +70,21 @@ class VllmTransport:
         self.trainer = WeightTransferTrainerFactory.trainer_init(info, client=self.client, source=Source(weights))
 
     def publish(self, version: int) -> None:
-        self.client.version = version
+        self.client.version, self.client.fingerprints = version, self._fingerprints()
         self.trainer.send_weights()
 
     def close(self) -> None:
         self.trainer.shutdown()
+
+    def _fingerprints(self) -> dict[str, list[float]]:
+        """Of the whole tensors: each rank's part added up. Empty where nobody asked."""
+        found = fingerprints(self.weights, self.opening)
+        if self.opening.verify is None:
+            return found
+        names = [name for name, *_ in self.weights.metadata()]
+        sums = torch.tensor([found.get(name, [0.0] * (NUMBERS + 1)) for name in names], dtype=torch.float64, device=device())
+        torch.distributed.all_reduce(sums)
+        return dict(zip(names, sums.tolist(), strict=True))
 
 
 def _nccl(rank: int, address: tuple[str, int], world: int):

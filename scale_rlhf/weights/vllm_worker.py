@@ -15,10 +15,12 @@ from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTr
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.platforms import current_platform
 
 from scale_rlhf.weights import copying
 from scale_rlhf.weights.broadcast import Receiver
 from scale_rlhf.weights.choice import HOST
+from scale_rlhf.weights.heap import keep_freed_memory
 from scale_rlhf.weights.manifest import Piece, TensorPlace, version_size
 from scale_rlhf.weights.shared_memory import Reader
 from scale_rlhf.weights.vllm_fingerprints import fingerprints
@@ -113,6 +115,8 @@ def refresh_output_heads(model: torch.nn.Module) -> None:
             head.quant_method.process_weights_after_loading(head)
 
 
+if current_platform.is_cpu():
+    keep_freed_memory()
 if HOST not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(HOST, HostEngine)
 
