@@ -50,11 +50,15 @@ def scratch_config(scratch: ScratchSection, tokenizer: PreTrainedTokenizerFast) 
     )
 
 
-def scratch_model(scratch: ScratchSection, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
-    """The model with random float32 weights drawn from `seed`: the same on every rank."""
+def scratch_model(
+    scratch: ScratchSection, tokenizer: PreTrainedTokenizerFast, seed: int, attention: str = "sdpa",
+) -> Qwen3ForCausalLM:
+    """The model with random float32 weights drawn from `seed`: the same on every rank. attention: as model.attention."""
     import torch
     from transformers import Qwen3ForCausalLM
 
+    config = scratch_config(scratch, tokenizer)
+    config._attn_implementation = attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen3ForCausalLM(scratch_config(scratch, tokenizer))
+        return Qwen3ForCausalLM(config)

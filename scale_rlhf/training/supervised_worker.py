@@ -90,7 +90,7 @@ def _model(job: Job, tokenizer):
     from scale_rlhf.training.deepspeed_config import weights_dtype
 
     if job.start is None:
-        return scratch_model(job.model.scratch, tokenizer, job.seed)
+        return scratch_model(job.model.scratch, tokenizer, job.seed, job.model.attention)
     model = job.model
     options = {"dtype": weights_dtype(job.section), "attention": model.attention, "trust_remote_code": model.trust_remote_code}
     if job.kind == "reward":

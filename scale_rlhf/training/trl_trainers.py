@@ -39,6 +39,19 @@ def _deepspeed(job: Job) -> dict:
     return config
 
 
+def _keep_norm(engine) -> None:
+    """DeepSpeed without ZeRO clips fp32 gradients and forgets their norm: keep it where accelerate asks for it."""
+    from deepspeed.runtime.utils import clip_grad_norm_
+
+    if "clip_fp32_gradients" in vars(engine):
+        return
+
+    def clip() -> None:
+        engine._global_grad_norm = clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping(), mpu=engine.mpu)
+
+    engine.clip_fp32_gradients = clip
+
+
 class _Stage:
     """What both trainers take from the job instead of from TRL's arguments."""
 
@@ -46,6 +59,10 @@ class _Stage:
         self._job = job
         super().__init__(**keywords)
         self.remove_callback(PrinterCallback)  # the driver shows progress
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        _keep_norm(model)
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:

@@ -238,6 +238,13 @@ def test_what_must_not_matter_does_not(variants, name):
     assert max_gap(one.out, plain.out) < (1e-5 if name != "again" else 1e-9)
 
 
+@pytest.mark.parametrize("name", ["zero 1", "zero 2", "zero 3", "small forwards"])
+def test_the_gradient_norm_is_reported_and_the_same_at_every_zero_stage(variants, name):
+    norms = steps(variants["plain"][0], "grad_norm")  # without ZeRO, where DeepSpeed keeps none
+    assert len(norms) == 4 and min(norms) > 0
+    assert steps(variants[name][0], "grad_norm") == pytest.approx(norms, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ALIKE + ("plain",)])
 def test_each_setting_has_an_effect(variants, name):
     assert max_gap(variants[name][0].out, variants["plain"][0].out) > 1e-5

@@ -61,3 +61,11 @@ def test_the_model_has_the_sizes_of_the_section(tokenizer, tied):
 def test_weights_follow_from_the_seed(tokenizer):
     first, again, other = (scratch_model(SMALL, tokenizer, seed).lm_head.weight for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_the_attention_kernel_is_the_one_that_was_asked_for_and_changes_no_weight(tokenizer, tmp_path):
+    plain, eager = scratch_model(SMALL, tokenizer, 3), scratch_model(SMALL, tokenizer, 3, "eager")
+    assert (plain.config._attn_implementation, eager.config._attn_implementation) == ("sdpa", "eager")
+    assert all(torch.equal(one, other) for one, other in zip(plain.parameters(), eager.parameters(), strict=True))
+    eager.save_pretrained(tmp_path)
+    assert "eager" not in (tmp_path / "config.json").read_text()
