@@ -35,6 +35,19 @@ def make(folder: Path, size: str, seed: int = 0) -> Path:
     return folder
 
 
+def make_classifier(folder: Path, size: str, seed: int = 1) -> Path:
+    """A reward model of that size: one score a sequence."""
+    import torch
+    from transformers import Qwen3ForSequenceClassification
+
+    torch.manual_seed(seed)
+    shape = configuration(size)
+    shape.num_labels = 1
+    Qwen3ForSequenceClassification(shape).save_pretrained(folder)
+    tokenizer(folder)
+    return folder
+
+
 def configuration(size: str) -> Any:
     """The transformers configuration of a size in SHAPES."""
     from transformers import Qwen3Config
@@ -67,6 +80,12 @@ def made(size: str, seed: int = 0) -> Iterator[str]:
         yield str(make(folder, size, seed))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def digits(count: int, tokens: int, seed: int = 0) -> list[str]:
+    """Prompts as text that are exactly so many tokens: the tokenizer has merged no digits."""
+    random = np.random.default_rng(seed)
+    return ["".join(map(str, random.integers(0, 10, tokens))) for _ in range(count)]
 
 
 def parameters(size: str) -> int:

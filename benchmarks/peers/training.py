@@ -21,7 +21,8 @@ class Training:
     """One batch of samples with a natural mix of lengths; every contender makes one update from it: one epoch, one step."""
 
     def __init__(
-        self, model: str, size: str, dtype: str, threads: int, shapes: Sequence[tuple[int, int]], budget: int, padded_samples: int,
+        self, model: str, size: str, dtype: str, threads: int, shapes: Sequence[tuple[int, int]], budget: int,
+        padded_samples: int,
     ):
         """shapes: (prompt, response) tokens of each sample. budget: tokens of a packed forward. padded_samples: of a padded."""
         import torch

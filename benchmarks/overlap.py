@@ -1,0 +1,119 @@
+"""1. Overlap efficiency: the engine on one core, everything else on the other, answers of long-tailed lengths.
+
+    rollout alone   generate a batch, load a version, with nothing else running
+    learner alone   score, update and publish what was generated, with no sample decoding
+    ideal           the busier of the two
+    batch-synchronous, streaming (staleness 0), staleness 1, staleness 2: wall time a step
+
+The sides are balanced within 1 : 1.5 by how many samples decode at once, which is found in the run and said in the notes.
+"""
+
+from benchmarks import models
+from benchmarks.alternate import Blocks, alternate, column, rounds
+from benchmarks.measure import Figure, at_least, at_most, figure
+from benchmarks.options import Options
+from benchmarks.peer import Peer
+from benchmarks.progress import Progress
+from benchmarks.result import Result
+
+SAMPLES = {"3M": 64, "50M": 32}  # of a batch
+PROMPT = 16  # tokens
+RESPONSE = {"median": 40, "sigma": 0.8, "low": 4, "high": 240}  # tokens, log-normal
+CONCURRENCY = (6, 8, 12, 16, 24, 32, 64)
+STEPS = {"3M": 8, "50M": 5}  # counted steps of a block
+BALANCED = 1.5
+
+
+def run(options: Options) -> Result:
+    size = options.size
+    result = Result("overlap", size, {
+        "samples": SAMPLES[size], "prompt_tokens": PROMPT, "response_tokens": RESPONSE, "cores": "engine 0, all else 1",
+        "steps": max(2, int(STEPS[size] * options.scale))})
+    count = 32 * SAMPLES[size]
+    prompts = models.prompts(count, size, low=PROMPT, high=PROMPT, seed=0)
+    setup = {"size": size, "sections": sections(size), "prompts": prompts, "lengths": models.lengths(count, **RESPONSE, seed=0)}
+    with Progress("overlap", 1 + len(CONCURRENCY) + rounds(5, options.blocks)) as progress, models.made(size) as model:
+        progress.doing("starting five roles")
+        with Peer("ours", setup | {"model": model, "pinned": True}, threads=1) as peer:
+            progress.done("start")
+            result.notes.append(balance(peer, progress))
+            blocks = alternate(contenders(peer, result.settings["steps"]), options.blocks, progress)
+    result.blocks["step"] = blocks
+    result.figures += figures(blocks)
+    result.notes += explained(blocks)
+    return result
+
+
+def sections(size: str) -> dict:
+    """Full PPO with a function as reward; one thread each."""
+    trained = {"threads": 1, "zero_stage": 0, "learning_rate": 1e-5}
+    return {
+        "rollout": {"threads": 1, "max_response_tokens": RESPONSE["high"], "ignore_end": True, "max_concurrent": max(CONCURRENCY),
+                    "kv_cache_gb": 0.3},
+        "reward": {"function": "benchmarks.peers.ours:distinct_tokens"}, "reference": {"threads": 1},
+        "policy": trained, "value": trained | {"initial": "policy"}, "data": {"max_prompt_tokens": PROMPT},
+        "overlap": {"score_group": 8},
+        "ppo": {"prompts_per_step": SAMPLES[size], "epochs": 1, "minibatches": 1, "kl_coefficient": 0.05,
+                "missing_end_penalty": None},
+    }
+
+
+def contenders(peer: Peer, steps: int) -> dict:
+    def loop(staleness: int, warm: int, last: int):
+        return lambda: peer.ask("loop", steps=steps + warm + last, staleness=staleness, warm=warm, last=last)
+
+    return {
+        "alone": lambda: sides(peer.ask("parts", steps=steps)),
+        "batch-synchronous": lambda: peer.ask("batch_synchronous", steps=steps),
+        "staleness 0": loop(0, 1, 0),
+        "staleness 1": loop(1, 2, 1),
+        "staleness 2": loop(2, 3, 2),
+    }
+
+
+def sides(parts: dict[str, float]) -> dict[str, float]:
+    """The busy time of each core in a step, from its parts measured alone."""
+    rollout = parts["generate"] + parts["load"]
+    learner = parts["score"] + parts["advantages"] + parts["update"] + parts["publish"]
+    return parts | {"rollout": rollout, "learner": learner, "ideal": max(rollout, learner), "sum": rollout + learner}
+
+
+def balance(peer: Peer, progress: Progress) -> str:
+    """Let as many samples decode at once as make generation take as long as learning. Says what was chosen."""
+    found = {}
+    for concurrency in CONCURRENCY:
+        progress.doing(f"balancing: {concurrency} samples at once")
+        peer.ask("limit", concurrency=concurrency)
+        one = sides(peer.ask("parts", steps=1))
+        found[concurrency] = max(one["rollout"], one["learner"]) / min(one["rollout"], one["learner"])
+        progress.done("balance")
+    best = min(found, key=found.get)
+    peer.ask("limit", concurrency=best)
+    within = "within" if found[best] <= BALANCED else "not within"
+    return f"{best} samples decode at once: the sides are then 1 : {found[best]:.2f}, {within} 1 : {BALANCED}"
+
+
+def figures(blocks: Blocks) -> list[Figure]:
+    ideal, whole = column(blocks, "alone", "ideal"), column(blocks, "batch-synchronous", "seconds")
+    found = [
+        figure(name, column(blocks, name, "seconds"), ideal, against="ideal", unit="s/step",
+               aim=at_most(1.1) if name == "staleness 1" else None)
+        for name in ("batch-synchronous", "staleness 0", "staleness 1", "staleness 2")
+    ]
+    for name, aim in (("staleness 1", at_least(0.9)), ("staleness 2", None)):
+        gained = [long - short for long, short in zip(whole, column(blocks, name, "seconds"), strict=True)]
+        possible = [long - best for long, best in zip(whole, ideal, strict=True)]
+        found.append(figure(f"gain at {name}", gained, possible, against="possible", unit="s/step", aim=aim))
+    return found
+
+
+def explained(blocks: Blocks) -> list[str]:
+    """Where the time of a step goes, in seconds: medians over the blocks."""
+    from statistics import median
+
+    alone = {key: median(column(blocks, "alone", key)) for key in blocks["alone"][0] if key != "wall_seconds"}
+    lines = ["alone: " + ", ".join(f"{key} {value:.3f}" for key, value in alone.items()) + " s"]
+    for name in ("staleness 0", "staleness 1", "staleness 2"):
+        idle = {key: median(column(blocks, name, key)) for key in blocks[name][0] if key.startswith("idle/")}
+        lines.append(f"{name}: " + ", ".join(f"{key} {value:.0%}" for key, value in idle.items()))
+    return lines
