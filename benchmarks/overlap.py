@@ -16,11 +16,11 @@ from benchmarks.peer import Peer
 from benchmarks.progress import Progress
 from benchmarks.result import Result
 
-SAMPLES = {"3M": 64, "50M": 32}  # of a batch
+SAMPLES = {"3M": 32, "50M": 16}  # of a batch
 PROMPT = 16  # tokens
 RESPONSE = {"median": 40, "sigma": 0.8, "low": 4, "high": 240}  # tokens, log-normal
 CONCURRENCY = (6, 8, 12, 16, 24, 32, 64)
-STEPS = {"3M": 8, "50M": 5}  # counted steps of a block
+STEPS = {"3M": 6, "50M": 3}  # counted steps of a block
 BALANCED = 1.5
 
 

@@ -5,8 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
+from benchmarks import models
 from benchmarks.alternate import alternate, column, rounds, turn
 from benchmarks.measure import Aim, Spread, at_least, at_most, figure, number_text, spread_text
+from benchmarks.overlap import sides
+from benchmarks.plan import NAMES, Job, jobs
 from benchmarks.plot import bars
 from benchmarks.progress import Progress
 from benchmarks.report import show, write_page
@@ -96,3 +99,24 @@ def test_progress_guesses_the_time_left_from_what_was_done():
 def test_numbers_are_short():
     assert [number_text(one) for one in (0, 12345.6, 1.5678, 0.012345)] == ["0", "12,346", "1.57", "0.0123"]
     assert spread_text(Spread.of([1.0])) == "1" and spread_text(Spread.of([1.0, 2.0, 3.0]), 1) == "2.0 (1.0–3.0)"
+
+
+def test_full_adds_the_larger_model_and_bfloat16():
+    small, full = jobs([], full=False), jobs([], full=True)
+    assert [job.name for job in small] == list(NAMES) and {job.size for job in small} == {"3M"}
+    assert [job.name for job in full if job.size == "50M"] == ["rollout", "training", "overlap", "trl"]
+    assert {job.dtypes for job in full if job.name == "trl"} == {("float32", "bfloat16")}
+    assert jobs(["trl"], full=False) == [Job("trl", "3M", ("float32",))]
+
+
+def test_models_have_the_size_that_their_name_says():
+    assert {size: round(models.parameters(size) / 1e6) for size in models.SHAPES} == {
+        "3M": 3, "10M": 10, "50M": 51, "100M": 103, "400M": 409}
+    drawn = models.lengths(2000, median=40, sigma=0.8, low=4, high=240, seed=0)
+    assert min(drawn) >= 4 and max(drawn) == 240 and 37 <= sorted(drawn)[1000] <= 43
+
+
+def test_each_core_has_its_own_parts_of_a_step():
+    parts = {"generate": 3.0, "score": 1.0, "advantages": 0.5, "update": 2.0, "publish": 0.25, "load": 0.25}
+    found = sides(parts)
+    assert (found["rollout"], found["learner"], found["ideal"], found["sum"]) == (3.25, 3.75, 3.75, 7.0)
