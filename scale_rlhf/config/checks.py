@@ -114,17 +114,17 @@ def _overlap(config: RunConfig) -> Iterator[str]:
     if not low < high:
         yield f"overlap.correction_band: expected two numbers, the smaller first; found {[low, high]}"
     if overlap.anchor == "behaviour" and overlap.correction != "none":
-        yield (f"overlap.correction: {overlap.correction} needs overlap.anchor: proximal. With anchor: behaviour the ratio is against "
-               "the engine's own log-probabilities, which is itself the correction")
+        yield (f"overlap.correction: {overlap.correction} needs overlap.anchor: proximal. With anchor: behaviour the ratio is "
+               "against the engine's own log-probabilities, which is itself the correction")
     stale = overlap.max_staleness > 0 or not overlap.recompute_cache
     if overlap.anchor == "proximal" and overlap.correction == "none" and stale:
         why = f"max_staleness: {overlap.max_staleness}" if overlap.max_staleness else "recompute_cache: false"
-        yield (f"overlap.correction: anchor: proximal with {why} needs a weight. The clip is then around the recomputed policy, and "
-               "nothing says that the samples came from another: the loss would be that of data the policy never sampled. "
+        yield (f"overlap.correction: anchor: proximal with {why} needs a weight. The clip is then around the recomputed policy, "
+               "and nothing says that the samples came from another: the loss would be that of data the policy never sampled. "
                "Set overlap.correction to truncated, token_mask or sequence_mask, or overlap.anchor: behaviour")
     if ppo.advantages == "group_relative" and ppo.responses_per_prompt < 2:
-        yield ("ppo.responses_per_prompt: ppo.advantages: group_relative compares the responses to one prompt and needs at least 2; "
-               f"found {ppo.responses_per_prompt}")
+        yield ("ppo.responses_per_prompt: ppo.advantages: group_relative compares the responses to one prompt and needs at "
+               f"least 2; found {ppo.responses_per_prompt}")
 
 
 def _scratch(config: RunConfig) -> Iterator[str]:

@@ -69,9 +69,9 @@ class Parity:
         largest = float(gaps[worst].max())
         if behind or not largest <= self.limit:
             says = f"it says it holds version {sorted(behind)}" if behind else f"they differ by up to {largest:.3g} nats"
+            engine = worst * self.config.rollout.engines // len(gaps)
             raise RunError(
-                f"rollout engine {worst * self.config.rollout.engines // len(gaps)} and the policy disagree at version {version}: "
-                f"{says}, the limit is {self.limit:g} "
+                f"rollout engine {engine} and the policy disagree at version {version}: {says}, the limit is {self.limit:g} "
                 "(limits.parity_gap). The engine holds other weights than the policy, or one of them computes in another type or "
                 "with another kernel. Samples of it would be trained on with wrong ratios, so the run stops here. Compare "
                 "rollout.dtype with policy.dtype; if they must differ, raise limits.parity_gap to what you measure at version 0"

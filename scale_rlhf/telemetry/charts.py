@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.telemetry.svg import Series, line_chart, stacked_chart
+from scale_rlhf.telemetry.timeline_svg import STEPS, timeline_svg
 
 Metrics = Mapping[str, Sequence[Mapping]]  # rows of metrics/STAGE.jsonl, by stage
 
@@ -37,14 +39,14 @@ QUALITY = (
     Chart("Responses that end", "ppo", {"response/ended_share": "share"}, from_zero=True),
 )
 TRAINING = (
-    Chart("Value error", "ppo", {"value/error": "value error"}, from_zero=True),
-    Chart("Value loss", "ppo", {"value/loss": "value loss"}, from_zero=True),
+    Chart("Value error", "ppo", {"value/value_error": "value error"}, from_zero=True),
+    Chart("Value loss", "ppo", {"value/update_loss": "value loss"}, from_zero=True),
     Chart("Explained variance of the value", "ppo", {"value/explained_variance": "explained variance"}),
     Chart("Policy loss", "ppo", {"policy/loss": "policy loss"}),
     Chart("Entropy, nats a token", "ppo", {"policy/entropy": "entropy"}, from_zero=True),
     Chart("Clip fraction", "ppo", {"policy/clip_fraction": "clip fraction"}, from_zero=True),
     Chart("Approximate KL of an update", "ppo", {"policy/approximate_kl": "approximate KL"}, from_zero=True),
-    Chart("Gradient norms", "ppo", {"policy/gradient_norm": "policy", "value/gradient_norm": "value"}, from_zero=True),
+    Chart("Gradient norms", "ppo", {"policy/gradient_norm": "policy", "value/update_gradient_norm": "value"}, from_zero=True),
     Chart("KL coefficient β", "ppo", {"kl/coefficient": "β"}, from_zero=True),
     Chart(
         "Engine against trainer, log-probability gap",
@@ -54,6 +56,42 @@ TRAINING = (
         note="On a fixed probe, at the same version of the weights.",
     ),
     Chart("Tokens a second", "ppo", {"tokens/per_second": "tokens a second"}, from_zero=True),
+)
+OVERLAP = (
+    Chart(
+        "Idle share by role",
+        "ppo",
+        {f"idle/{role}": role for role in ("rollout", "reward", "reference", "policy", "value")},
+        from_zero=True,
+        note="The lowest line is the role that the others wait for.",
+    ),
+    Chart(
+        "Bubble: a step beyond its slowest role, seconds",
+        "ppo",
+        {"time/bubble": "bubble", "time/wait_batch": "waiting for a batch"},
+        from_zero=True,
+    ),
+    Chart("Staleness of samples, versions", "ppo", {"staleness/mean": "mean", "staleness/max": "oldest"}, from_zero=True),
+    Chart("Samples that span versions", "ppo", {"staleness/spanning_share": "share"}, from_zero=True),
+    Chart(
+        "Policy against the samples' log-probabilities",
+        "ppo",
+        {"policy/gap_mean": "mean", "policy/gap_p99": "99th percentile"},
+        from_zero=True,
+        note="Before each update: zero but for rounding when synchronous, what staleness costs otherwise.",
+    ),
+    Chart("Effective sample size, share of tokens", "ppo", {"policy/effective_share": "share"}, from_zero=True),
+    Chart(
+        "Publishing weights, seconds",
+        "ppo",
+        {
+            "time/publish": "learner hands over",
+            "weights/stage_seconds": "engines fetch, decoding on",
+            "weights/stopped_seconds": "decoding stopped",
+        },
+        from_zero=True,
+    ),
+    Chart("Queues, samples", "ppo", {"queue/in_flight": "in flight", "queue/buffer": "scored, waiting"}, from_zero=True),
 )
 SUPERVISED = (
     Chart("Base model: loss", "base", {"loss": "loss"}),
@@ -99,6 +137,14 @@ def draw_times(metrics: Metrics) -> list[str]:
     picture = stacked_chart(series, total=Series("the whole step", whole) if whole else None)
     note = "The dashed line is the whole step: it is lower than the stack where roles work at the same time." if whole else ""
     return [figure("Time of a step by role, seconds", picture, [one.name for one in series], note, always_named=True)]
+
+
+def draw_timeline(lanes: Mapping[str, Sequence[Span]]) -> list[str]:
+    """What every actor did, over a few steps in the middle of the run."""
+    picture = timeline_svg(lanes)
+    names = ["decode", "score", "values", "update", "weights", "fetch weights", "wait for a batch"]
+    note = f"{STEPS} steps in the middle of the run. All of it: timeline.json, in ui.perfetto.dev or chrome://tracing."
+    return [figure("What each actor did", picture, names, note, always_named=True)] if picture else []
 
 
 def curve(rows: Sequence[Mapping], key: str) -> list[tuple[float, float]]:

@@ -6,10 +6,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from scale_rlhf.telemetry.charts import QUALITY, SUPERVISED, TRAINING, draw, draw_times
+from scale_rlhf.telemetry.charts import OVERLAP, QUALITY, SUPERVISED, TRAINING, draw, draw_timeline, draw_times
 from scale_rlhf.telemetry.measures import conclusions, measured, model_name
 from scale_rlhf.telemetry.metrics import read_jsonl, read_metrics
 from scale_rlhf.telemetry.report_style import STYLE
+from scale_rlhf.telemetry.timeline import read_lanes
 
 STAGES = ("base", "sft", "reward", "ppo", "evaluate")
 ANSWERS_SHOWN, ANSWERS_FOLDED = 6, 60
@@ -32,6 +33,8 @@ def write_report(folder: Any) -> Path:
         _charts("What reinforcement learning changed", draw(QUALITY, metrics)),
         _charts("How it learned", draw(TRAINING, metrics)),
         _charts("Where the time went", draw_times(metrics)),
+        *draw_timeline(_lanes(path / "timeline.json")),
+        _charts("How far rollouts and updates overlap", draw(OVERLAP, metrics)),
         _charts("The stages before", draw(SUPERVISED, metrics)),
         _stages(state),
         _folded("Configuration, resolved", _text(path / "config.yaml")),
@@ -174,6 +177,10 @@ def _percent(number: float | None) -> str:
 
 def _from_to(before: float | None, after: float | None) -> str:
     return "" if before is None or after is None else f"{before:.2f} → {after:.2f}"
+
+
+def _lanes(path: Path) -> dict:
+    return read_lanes(path) if path.exists() else {}
 
 
 def _text(path: Path) -> str:

@@ -29,8 +29,9 @@ class Timeline:
             if lane not in self._lanes:
                 self._name(lane)
             for span in lanes[lane]:
-                self._event({"name": span.name, "ph": "X", "ts": round(span.start * 1e6), "dur": max(1, round(span.seconds * 1e6)),
-                             "pid": 1, "tid": self._lanes[lane], "args": span.details})
+                start, duration = round(span.start * 1e6), max(1, round(span.seconds * 1e6))
+                self._event({"name": span.name, "ph": "X", "ts": start, "dur": duration, "pid": 1,
+                             "tid": self._lanes[lane], "args": span.details})
         self._file.flush()
 
     def close(self) -> None:

@@ -136,12 +136,13 @@ def test_one_step_ahead_shows_what_overlaps(cluster, start, tmp_path):
     timeline.close()
     assert json.loads((tmp_path / "timeline.json").read_text())[0]["args"]["name"] == "controller"
     lanes = read_lanes(tmp_path / "timeline.json")
-    assert list(lanes) == ["controller", "rollout/engine-0", "rollout/engine-1", "reward/calls", "reference/0", "policy/0", "value/0"]
+    engines = ["rollout/engine-0", "rollout/engine-1"]
+    assert list(lanes) == ["controller", *engines, "reward/calls", "reference/0", "policy/0", "value/0"]
     names = {lane: {span.name for span in spans} for lane, spans in lanes.items()}
     assert {"decode", "load"} <= names["rollout/engine-0"] and {"update", "publish"} <= names["policy/0"]
     assert {"values", "update"} <= names["value/0"] and "forward" in names["reference/0"] and "wait_batch" in names["controller"]
     updates = [span for span in lanes["policy/0"] if span.name == "update"]
-    decodes = [span for lane in ("rollout/engine-0", "rollout/engine-1") for span in lanes[lane] if span.name == "decode"]
+    decodes = [span for lane in engines for span in lanes[lane] if span.name == "decode"]
     assert any(d.start < u.end and u.start < d.end for d in decodes for u in updates), "decoding during an update"
     for step in steps:
         shares = [step.metrics[f"idle/{role}"] for role in ("rollout", "reward", "reference", "policy", "value")]

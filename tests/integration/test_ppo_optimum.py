@@ -19,15 +19,15 @@ def three_token_config(overlap: dict, max_concurrent: int = 256) -> RunConfig:
     shared = {"cpus": 0.5}
     return RunConfig.model_validate({
         "data": {"max_prompt_tokens": 8},
-        "rollout": shared | {"max_response_tokens": task.LENGTH, "ignore_end": True, "max_concurrent": max_concurrent,
-                             "kv_cache_gb": 0.05},
+        "rollout": shared | {
+            "max_response_tokens": task.LENGTH, "ignore_end": True, "max_concurrent": max_concurrent, "kv_cache_gb": 0.05},
         "reward": shared | {"function": "tests.integration.three_tokens:reward"},
         "reference": shared,
         "policy": shared | {"learning_rate": 6e-3, "schedule": "linear", "zero_stage": 1},
         "value": shared | {"learning_rate": 1e-2, "schedule": "linear", "zero_stage": 1, "initial": "policy"},
-        "ppo": {"steps": 120 if overlap else 80, "prompts_per_step": 256, "epochs": 2, "minibatches": 4, "tokens_per_microbatch": 640,
-                "kl_coefficient": task.BETA, "missing_end_penalty": None, "value_clip": None, "lam": 1.0,
-                "whiten_advantages": False},
+        "ppo": {"steps": 120 if overlap else 80, "prompts_per_step": 256, "epochs": 2, "minibatches": 4,
+                "tokens_per_microbatch": 640, "kl_coefficient": task.BETA, "missing_end_penalty": None, "value_clip": None,
+                "lam": 1.0, "whiten_advantages": False},
         "overlap": {"score_group": 128} | overlap,
     })
 
@@ -70,6 +70,7 @@ SCHEDULES = [
 ]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("overlap", SCHEDULES)
 def test_ppo_reaches_the_closed_form_optimum(cluster, tmp_path, overlap):
     staleness = overlap.get("max_staleness", 0)

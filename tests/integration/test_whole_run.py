@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from scale_rlhf.telemetry.charts import OVERLAP, QUALITY, ROLES, TRAINING
+from scale_rlhf.telemetry.report import write_report
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("tiny_run.yaml")
 BLOCK = """
@@ -71,6 +74,13 @@ def test_training_ends_and_leaves_everything_in_its_folder(finished):
 
 
 @pytest.mark.timeout(600)
+def test_every_chart_of_the_report_has_its_numbers(finished):
+    seen = set().union(*lines(finished / "metrics" / "ppo.jsonl"))
+    wanted = {key for chart in (*TRAINING, *OVERLAP, *QUALITY) if chart.stage == "ppo" for key in chart.keys}
+    assert wanted <= seen and set(ROLES) <= seen
+    assert "What each actor did" in write_report(finished).read_text()
+
+
 def test_plain_transformers_give_what_the_run_saw(finished):
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 

@@ -62,8 +62,8 @@ def test_a_weight_on_the_advantage_is_a_weight_on_the_clipped_loss():
     new, old, advantages = torch.randn(3, 4) / 3, torch.randn(3, 4) / 3, torch.randn(3, 4)
     weights, mask = torch.rand(3, 4) * 2, torch.ones(3, 4, dtype=torch.bool)
     clips = {"clip_low": 0.2, "clip_high": 0.3, "dual_clip": 2.0}
-    one_by_one = sum(
-        weights[i, j] * ppo_policy_loss(new[i, j], old[i, j], advantages[i, j], mask[i, j], **clips) for i in range(3) for j in range(4))
+    one_by_one = sum(weights[i] * ppo_policy_loss(new[i], old[i], advantages[i], mask[i], **clips)
+                     for i in [(row, column) for row in range(3) for column in range(4)])
     assert torch.allclose(ppo_policy_loss(new, old, advantages * weights, mask, **clips, denominator=1), one_by_one)
 
 
@@ -92,7 +92,8 @@ def test_group_advantages_are_grpos():
     reference = [np.full(2, -1.5, np.float32)] * 2 + [np.full(2, -1.0, np.float32)] * 2
     batch = TrainingBatch(samples, np.asarray([1.0, 3.0, 2.0, 2.0], np.float32), reference, kl_coefficient=0.1)
     advantages, metrics = group_advantages(batch, PPOSection(scale_by_std=False, missing_end_penalty=-1.0))
-    assert np.allclose([a[0] for a in advantages], [-1.0, 1.0, 0.5, -0.5]) and all(len(a) == 2 and a[0] == a[1] for a in advantages)
+    assert np.allclose([a[0] for a in advantages], [-1.0, 1.0, 0.5, -0.5])
+    assert all(len(a) == 2 and a[0] == a[1] for a in advantages)
     assert metrics["kl"] == pytest.approx(0.5) and metrics["ended"] == 0.75
     scaled, _ = group_advantages(batch, PPOSection(missing_end_penalty=None))
     assert np.allclose([a[0] for a in scaled], [-math.sqrt(0.5), math.sqrt(0.5), 0, 0], atol=1e-6)

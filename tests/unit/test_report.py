@@ -147,10 +147,10 @@ def _ppo_values(step: int) -> dict[str, float]:
         "policy/clip_fraction": 0.1,
         "policy/approximate_kl": 0.01,
         "policy/gradient_norm": 1.0,
-        "value/loss": 1 - share,
+        "value/update_loss": 1 - share,
         "value/explained_variance": math.nan if step == 1 else share,
-        "value/error": 1 - share,
-        "value/gradient_norm": 2.0,
+        "value/value_error": 1 - share,
+        "value/update_gradient_norm": 2.0,
         "response/tokens_mean": 10 + 2 * share,
         "response/ended_share": 0.9,
         "parity/gap_mean": 1e-7,
@@ -164,6 +164,12 @@ def _ppo_values(step: int) -> dict[str, float]:
         "time/update_value": 0.7,
         "time/publish": 0.05,
         "tokens/per_second": 900.0,
+        "idle/rollout": 0.2,
+        "idle/policy": 0.4,
+        "time/bubble": 0.3,
+        "staleness/mean": 0.9,
+        "staleness/max": 1.0,
+        "policy/effective_share": 0.97,
     }
 
 

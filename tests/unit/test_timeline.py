@@ -64,7 +64,8 @@ def test_the_file_is_chromes_trace_format_finished_or_not(tmp_path):
 
 
 def test_idle_shares_bubble_and_the_slowest_role():
-    lanes = {"rollout/engine-0": [Span("decode", 0, 9)], "rollout/engine-1": [Span("decode", 0, 5)], "policy/0": [Span("update", 2, 5)]}
+    lanes = {"rollout/engine-0": [Span("decode", 0, 9)], "rollout/engine-1": [Span("decode", 0, 5)],
+             "policy/0": [Span("update", 2, 5)]}
     assert busy_shares(lanes, 0, 10) == pytest.approx({"rollout": 0.7, "policy": 0.3})
     clock = Clock()
     steps = StepClock(clock)
@@ -82,7 +83,8 @@ def test_idle_shares_bubble_and_the_slowest_role():
 def test_staleness_is_that_of_the_oldest_token():
     def scored(versions):
         one = np.zeros(len(versions), np.float32)
-        return Scored(Sample(Prompt(0, 0, np.zeros(1, np.int32)), one.astype(np.int32), one, np.asarray(versions), True), 1.0, one)
+        prompt = Prompt(0, 0, np.zeros(1, np.int32))
+        return Scored(Sample(prompt, one.astype(np.int32), one, np.asarray(versions), True), 1.0, one)
 
     numbers = step_metrics([scored([3, 3]), scored([2, 3]), scored([1, 2, 3]), scored([3])], version=3, kl_coefficient=0.1)
     assert [numbers[f"staleness/share_{age}"] for age in range(3)] == [0.5, 0.25, 0.25]
