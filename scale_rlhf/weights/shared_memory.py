@@ -28,8 +28,8 @@ class SharedFiles:
         """tag: the same on every rank. size: bytes of a version. Raises RunError where shared memory is too small."""
         self.paths = [FOLDER / f"{PREFIX}{tag}-weights-{side}" for side in (0, 1)]
         self.size = size
-        self.maps = [self._map(path) for path in self.paths]
         self.turn = 0
+        self.maps = [self._map(path) for path in self.paths]
 
     def next(self) -> tuple[mmap.mmap, str]:
         """Memory and path for the next version."""
@@ -49,7 +49,7 @@ class SharedFiles:
             os.posix_fallocate(descriptor, 0, self.size)  # fails here where memory is short, not with a signal when written to
             return mmap.mmap(descriptor, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            self.close()
             free = os.statvfs(FOLDER)
             raise RunError(f"weights: {FOLDER} has {free.f_bavail * free.f_frsize >> 20} MiB left, "
                            f"and two versions take {2 * self.size >> 20} MiB") from error
