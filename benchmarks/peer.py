@@ -14,7 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from scale_rlhf.cluster.processes import end
+
 ROOT = Path(__file__).resolve().parents[1]
+CLOSING = 60.0  # seconds for a child to end its own processes
 SHOWN = 3000  # characters of a failed child's output
 
 
@@ -59,14 +64,22 @@ class Peer:
         return answer["result"]
 
     def close(self) -> None:
-        """Ask it to end; end it if it does not."""
+        """Ask it to end; end it, and all under it, if it does not."""
+        below = self._below()
         try:
             self.process.stdin.close()
-            self.process.wait(40.0)
+            self.process.wait(CLOSING)
         except (OSError, subprocess.TimeoutExpired):
             self.process.kill()
             self.process.wait(10.0)
+        end(below, grace_seconds=2.0)
         self.log.close()
+
+    def _below(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.Error:  # it has ended
+            return []
 
     def __enter__(self) -> "Peer":
         return self
