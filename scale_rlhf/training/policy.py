@@ -86,6 +86,8 @@ class PolicyWorker(TrainingWorker):
 
         Returns, on rank 0, what engines need to know to join; None where there is nothing to join.
         """
+        if self.publisher is not None:
+            self.publisher.close()
         weights = WholeWeights(self.transformer(self.engine.module), self.named_weights)
         verify = self.config.rollout.dtype if self.config.rollout.verify_weights else None
         opening = Opening(self.rank, self.world, tag, engines, address, self.config.limits.publish_seconds, verify)
