@@ -154,7 +154,7 @@ def test_an_output_folder_that_holds_something_else(refused, tmp_path):
 
 
 def test_several_mistakes_are_one_message(refused, tmp_path):
-    said = refused("cluster: {cpus: 8}\nrollout: {top_p: 0.9}\noverlap: {max_staleness: 2}", f"data.preferences={tmp_path}/none.jsonl")
-    assert {"rollout.top_p", "overlap.max_staleness", "data.preferences"} <= {line.removeprefix("scale-rlhf: ").split(":")[0] for line in said.splitlines()}
+    said = refused("cluster: {cpus: 8}\nrollout: {top_p: 0.9}\noverlap: {correction: truncated}", f"data.preferences={tmp_path}/none.jsonl")
+    assert {"rollout.top_p", "overlap.correction", "data.preferences"} <= {line.removeprefix("scale-rlhf: ").split(":")[0] for line in said.splitlines()}
 
 
