@@ -1,6 +1,6 @@
 """1. Overlap efficiency: the engine on one core, everything else on the other, answers of long-tailed lengths.
 
-    rollout alone   generate a batch, load a version, with nothing else running
+    rollout alone   generate batches without a pause, load a version, with nothing else running
     learner alone   score, update and publish what was generated, with no sample decoding
     ideal           the busier of the two
     batch-synchronous, streaming (staleness 0), staleness 1, staleness 2: wall time a step
@@ -63,7 +63,7 @@ def contenders(peer: Peer, steps: int) -> dict:
         return lambda: peer.ask("loop", steps=steps + warm + last, staleness=staleness, warm=warm, last=last)
 
     return {
-        "alone": lambda: sides(peer.ask("parts", steps=steps)),
+        "alone": lambda: alone(peer, steps),
         "batch-synchronous": lambda: peer.ask("batch_synchronous", steps=steps),
         "staleness 0": loop(0, 1, 0),
         "staleness 1": loop(1, 2, 1),
@@ -71,9 +71,17 @@ def contenders(peer: Peer, steps: int) -> dict:
     }
 
 
+def alone(peer: Peer, steps: int) -> dict[str, float]:
+    """Every part of a step with nothing else running, and what follows for each core."""
+    return sides(peer.ask("parts", steps=steps) | peer.ask("stream", steps=steps + 1))
+
+
 def sides(parts: dict[str, float]) -> dict[str, float]:
-    """The busy time of each core in a step, from its parts measured alone."""
-    rollout = parts["generate"] + parts["load"]
+    """The busy time of each core in a step, from its parts measured alone.
+
+    The rollout's is that of a stream of batches: an engine that goes on with the next batch never waits for stragglers.
+    """
+    rollout = parts["stream"] + parts["load"]
     learner = parts["score"] + parts["advantages"] + parts["update"] + parts["publish"]
     return parts | {"rollout": rollout, "learner": learner, "ideal": max(rollout, learner), "sum": rollout + learner}
 
@@ -84,7 +92,7 @@ def balance(peer: Peer, progress: Progress) -> str:
     for concurrency in CONCURRENCY:
         progress.doing(f"balancing: {concurrency} samples at once")
         peer.ask("limit", concurrency=concurrency)
-        one = sides(peer.ask("parts", steps=1))
+        one = alone(peer, 1)
         found[concurrency] = max(one["rollout"], one["learner"]) / min(one["rollout"], one["learner"])
         progress.done("balance")
     best = min(found, key=found.get)
