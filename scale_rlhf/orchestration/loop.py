@@ -133,13 +133,19 @@ class Loop:
         """Policy and value update at the same time; the value's end is awaited beside publishing."""
         training = TrainingBatch(
             [one.sample for one in batch], np.asarray([one.score for one in batch], dtype=np.float32),
-            [one.reference_logprobs for one in batch], self.kl_coefficient,
+            [one.reference_logprobs for one in batch], self.kl_coefficient, await self._proximal(batch),
         )
         advantages, prepared = await self._advantages(training)
         self.value_update = self.tasks.create_task(self._update_value(training, version))
         with self.clock.time("update_policy"):
             policy = await self.roles.policy.update(training, advantages, version)
         return prefixed("policy", policy) | prefixed("value", prepared)
+
+    async def _proximal(self, batch: list[Scored]) -> list[np.ndarray] | None:
+        if self.config.overlap.anchor == "behaviour":
+            return None
+        with self.clock.time("proximal"):
+            return await self.roles.policy.logprobs([one.sample for one in batch])
 
     async def _advantages(self, training: TrainingBatch) -> tuple[list[np.ndarray], dict[str, float]]:
         if self.roles.value is None:

@@ -22,6 +22,12 @@ class TrainingBatch:
     scores: np.ndarray  # float32 [B]
     reference_logprobs: list[np.ndarray]  # B of float32 [response tokens]
     kl_coefficient: float  # β, per nat
+    proximal: list[np.ndarray] | None = None  # the policy's log-probabilities before the update, where it anchors the loss
+
+    @property
+    def anchor(self) -> list[np.ndarray]:
+        """What the PPO ratio and the KL penalty are taken against: B of float32 [response tokens]."""
+        return self.proximal or [sample.logprobs for sample in self.samples]
 
     def response_tokens(self) -> int:
         """Response tokens of the batch."""

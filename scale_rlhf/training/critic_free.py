@@ -14,8 +14,8 @@ def group_advantages(batch: TrainingBatch, ppo: PPOSection) -> tuple[list[np.nda
 
     What is compared is score − β·KL of the whole response: the KL penalty is in the reward, as it is with a critic.
     """
-    kl = np.asarray([float((sample.logprobs - reference).sum(dtype=np.float64))
-                     for sample, reference in zip(batch.samples, batch.reference_logprobs, strict=True)], dtype=np.float32)
+    kl = np.asarray([float((logprobs - reference).sum(dtype=np.float64))
+                     for logprobs, reference in zip(batch.anchor, batch.reference_logprobs, strict=True)], dtype=np.float32)
     scores = penalised_scores(batch, ppo.missing_end_penalty)
     rewards = scores - batch.kl_coefficient * torch.from_numpy(kl)
     groups = torch.tensor([sample.prompt.group for sample in batch.samples])

@@ -10,7 +10,7 @@ from scale_rlhf.algorithms.losses import ppo_metrics, ppo_policy_loss
 from scale_rlhf.experience.packing import Pack
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models import loading
-from scale_rlhf.models.forward import response_logprobs
+from scale_rlhf.models.forward import response_logprobs, response_logprobs_alone
 from scale_rlhf.telemetry.spans import recorded
 from scale_rlhf.training.batch import TrainingBatch, flat
 from scale_rlhf.training.off_policy import Drift, importance_weights
@@ -36,14 +36,14 @@ class PolicyWorker(TrainingWorker):
         temperature: that logits are divided by; None is the one of the rollout.
         """
         heat = self.config.rollout.temperature if temperature is None else temperature
-        return self.per_token(samples, lambda pack: response_logprobs(self.engine, pack, heat)[0])
+        return self.per_token(samples, lambda pack: response_logprobs_alone(self.engine, pack, heat))
 
     @recorded("update")
     def update(self, batch: TrainingBatch, advantages: list[np.ndarray], version: int) -> Numbers:
-        """Make version + 1: PPO's epochs over the batch, the ratio against the anchor that `overlap.anchor` names.
+        """Make version + 1: PPO's epochs over the batch, the ratio against the batch's anchor (`overlap.anchor`).
 
-        behaviour: the engine's log-probabilities; the clipped ratio is itself the correction for stale samples.
-        proximal: the policy's before this update, each token weighted by overlap.correction (decoupled PPO).
+        Against the engine's log-probabilities the clipped ratio is itself the correction for stale samples. Against the
+        policy's own before this update each token is weighted by overlap.correction (decoupled PPO).
 
         advantages: float32 [response tokens] for each sample. Returns means over all tokens of all epochs: entropy,
         clip_fraction, approximate_kl (nats a token), ratio; with loss, gradient_norm, learning_rate, seconds, tokens, and
@@ -51,7 +51,7 @@ class PolicyWorker(TrainingWorker):
         """
         ppo, clips = self.config.ppo, {"clip_low": self.config.ppo.clip_low, "clip_high": self.config.ppo.clip_high}
         behaviour = [sample.logprobs for sample in batch.samples]
-        anchor, advantages = self._anchored(batch.samples, behaviour, advantages)
+        anchor, advantages = batch.anchor, self._weighted(batch, advantages)
         before, first_step = Drift(), self.engine.global_steps
 
         def loss(pack: Pack, places: list[int], denominator: int) -> tuple[torch.Tensor, dict]:
@@ -66,14 +66,12 @@ class PolicyWorker(TrainingWorker):
         numbers = self.optimize(batch.samples, version, loss)
         return per_token(numbers, ("clip_fraction", "approximate_kl", "ratio", "entropy")) | before.metrics()
 
-    def _anchored(self, samples, behaviour, advantages) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """What the ratio is taken against, and the advantages times the importance weight of each token."""
-        if self.config.overlap.anchor == "behaviour":
-            return behaviour, advantages
-        proximal = self.logprobs(samples)
-        weights = importance_weights(proximal, behaviour, self.config.overlap)
-        # A weight is not negative, so weighting the advantage weights the clipped loss.
-        return proximal, [weight * advantage for weight, advantage in zip(weights, advantages, strict=True)]
+    def _weighted(self, batch: TrainingBatch, advantages: list[np.ndarray]) -> list[np.ndarray]:
+        """Advantages times the importance weight of each token: a weight is not negative, so that weights the clipped loss."""
+        if batch.proximal is None:
+            return advantages
+        weights = importance_weights(batch.proximal, [sample.logprobs for sample in batch.samples], self.config.overlap)
+        return [weight * advantage for weight, advantage in zip(weights, advantages, strict=True)]
 
     def place(self) -> str:
         """Ray's id of this rank's node."""

@@ -39,7 +39,7 @@ class ValueWorker(TrainingWorker):
         started, ppo = time.perf_counter(), self.config.ppo
         old = self.per_token(batch.samples, lambda pack: response_values(self.engine, pack))
         values, mask = padded(old)
-        logprobs, _ = padded([sample.logprobs for sample in batch.samples])
+        logprobs, _ = padded(batch.anchor)
         reference, _ = padded(batch.reference_logprobs)
         scores = penalised_scores(batch, ppo.missing_end_penalty)
         rewards = token_rewards(logprobs, reference, scores, mask, coefficient=batch.kl_coefficient)
