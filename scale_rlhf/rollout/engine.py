@@ -78,6 +78,10 @@ class RolloutEngine:
             # A request with a seed whose prefill is split kills it ("CPU Generator does not use offset").
             arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": int(rollout.kv_cache_gb * 2**30),
                           "enable_chunked_prefill": False, "max_num_batched_tokens": max(self.max_tokens, 4096)}
+            if rollout.tensor_parallel == 1:
+                # vLLM would run one rank in a process of its own, for the sake of its OpenMP settings, which come from
+                # our environment here: a process and two messages a token less. It turns "uni" into "mp", the name not.
+                arguments["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
         else:
             arguments |= {"gpu_memory_utilization": rollout.gpu_memory_utilization}
         return arguments
