@@ -1,7 +1,9 @@
-"""Packing: many samples in one row without padding, and how a batch is cut into micro-batches.
+"""Packing: many samples in few rows with little padding, and how a batch is cut into micro-batches.
 
-Position ids start again at every sample; with no attention mask and no cache, transformers keeps packed
-samples apart (exact for sdpa and eager, variable-length kernels for flash attention).
+Position ids start again at every sample; with no attention mask and no cache, transformers keeps packed samples apart
+(exact for sdpa and eager, variable-length kernels for flash attention). Those kernels take one long row. The others
+compute every pair of positions in a row, also of samples that must not see each other: for them rows are as long as the
+longest sample, and short samples share one.
 """
 
 from collections.abc import Sequence
@@ -15,13 +17,13 @@ from scale_rlhf.experience.sample import Sample
 
 @dataclass(frozen=True)
 class Pack:
-    """One forward. T tokens in all, N of them response tokens, S samples."""
+    """One forward. R rows of T places, N response tokens, S samples; places are counted through all rows, row·T + place."""
 
-    input_ids: torch.Tensor  # [1, T]
-    position_ids: torch.Tensor  # [1, T]
-    predicts: torch.Tensor  # [N] positions whose logits predict a response token, and whose state has its value
+    input_ids: torch.Tensor  # [R, T]
+    position_ids: torch.Tensor  # [R, T]
+    predicts: torch.Tensor  # [N] places whose logits predict a response token, and whose state has its value
     targets: torch.Tensor  # [N] the response tokens
-    last: torch.Tensor  # [S] position of each sample's last token, where a score is read
+    last: torch.Tensor  # [S] place of each sample's last token, where a score is read
     lengths: list[int]  # [S] response lengths: splits [N] back into samples
 
     def to(self, device: torch.device | str) -> "Pack":
@@ -29,23 +31,48 @@ class Pack:
         return Pack(*tensors, self.lengths)
 
 
-def pack(samples: Sequence[Sample]) -> Pack:
-    """Lay samples end to end, in the order given."""
-    ids, positions, predicts, targets, last, lengths = [], [], [], [], [], []
-    offset = 0
-    for sample in samples:
+def in_rows(attention: str) -> bool:
+    """Whether samples are packed in several rows for this attention kernel (model.attention)."""
+    return attention != "flash_attention_2"
+
+
+def pack(samples: Sequence[Sample], rows: bool = False) -> Pack:
+    """Lay samples end to end, in the order given, in one row; or in rows as long as the longest sample."""
+    lengths = [sample.tokens for sample in samples]
+    width = max(lengths) if rows else sum(lengths)
+    starts, count = _starts(lengths, width)
+    ids, positions = np.zeros(count * width, np.int64), np.tile(np.arange(width), count)
+    predicts, targets, last = [], [], []
+    for sample, start, total in zip(samples, starts, lengths, strict=True):
         prompt, response = sample.prompt.token_ids, sample.response_ids
-        total = len(prompt) + len(response)
-        ids += [prompt, response]
-        positions.append(np.arange(total))
-        predicts.append(np.arange(offset + len(prompt) - 1, offset + total - 1))
+        ids[start : start + total] = np.concatenate([prompt, response])
+        positions[start : start + total] = np.arange(total)
+        predicts.append(np.arange(start + len(prompt) - 1, start + total - 1))
         targets.append(response)
-        last.append(offset + total - 1)
-        lengths.append(len(response))
-        offset += total
+        last.append(start + total - 1)
     return Pack(
-        _long(ids)[None], _long(positions)[None], _long(predicts), _long(targets), torch.tensor(last), lengths,
+        torch.from_numpy(ids).view(count, width), torch.from_numpy(positions).view(count, width), _long(predicts),
+        _long(targets), torch.tensor(last), [len(sample.response_ids) for sample in samples],
     )
+
+
+def _starts(lengths: Sequence[int], width: int) -> tuple[list[int], int]:
+    """Where each sample begins, and how many rows there are: the longest first, each into the first row that has room.
+
+    What is left of a row is padding. It follows the last sample with positions that go on: no real token sees a later one,
+    so a row of one sample needs no mask. Samples that fill one row lie in the order given.
+    """
+    if sum(lengths) <= width:
+        return [sum(lengths[:place]) for place in range(len(lengths))], 1
+    filled: list[int] = []
+    starts = [0] * len(lengths)
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        row = next((row for row, used in enumerate(filled) if used + lengths[place] <= width), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        starts[place] = row * width + filled[row]
+        filled[row] += lengths[place]
+    return starts, len(filled)
 
 
 def cut(tokens: Sequence[int], budget: int) -> list[range]:

@@ -1,5 +1,8 @@
 """The one forward: every log-probability, value and score that a loss or a server sees comes from here."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -34,8 +37,25 @@ def sample_scores(model: nn.Module, pack: Pack) -> torch.Tensor:
 
 def _log_distribution(model: nn.Module, pack: Pack, temperature: float) -> torch.Tensor:
     """log p of every token at every response position: float32 [N, vocabulary]."""
-    logits = model(**_inputs(pack), logits_to_keep=pack.predicts).logits[0].float() / temperature
+    with _kept(model, pack) as positions:
+        logits = model(**_inputs(pack), logits_to_keep=positions).logits[0].float() / temperature
     return torch.log_softmax(logits, dim=-1)
+
+
+@contextmanager
+def _kept(model: nn.Module, pack: Pack) -> Iterator[torch.Tensor | int]:
+    """Logits at the places that predict, as [1, N, vocabulary]. The library chooses places within one row; of several rows
+    they are taken in front of the head.
+    """
+    if len(pack.input_ids) == 1:
+        yield pack.predicts
+        return
+    head = getattr(model, "module", model).get_output_embeddings()
+    chosen = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, 1)[pack.predicts][None],))
+    try:
+        yield 0  # all
+    finally:
+        chosen.remove()
 
 
 def _of_targets(log_distribution: torch.Tensor, pack: Pack) -> torch.Tensor:
@@ -59,9 +79,9 @@ class ScalarHead(nn.Module):
         self.classifier = classifier
 
     def forward(self, input_ids, position_ids, attention_mask, use_cache, keep) -> torch.Tensor:
-        """keep: [K] positions in the packed row. Returns [K]."""
+        """keep: [K] places, counted through all rows. Returns [K]."""
         backbone = self.classifier.base_model
         hidden = backbone(
             input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=use_cache,
-        ).last_hidden_state[0, keep]
+        ).last_hidden_state.flatten(0, 1)[keep]
         return self.classifier.score(hidden)[:, 0]

@@ -20,8 +20,10 @@ travels to the caller.
 """
 
 import asyncio
+import gc
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,11 +78,12 @@ class Loop:
     async def run(self) -> None:
         """Returns when the last version is in every engine. Raises the first failure of any task."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                self.tasks = tasks
-                admitting = tasks.create_task(self._admit())
-                await self._learn()
-                admitting.cancel()
+            with rare_garbage_collection():
+                async with asyncio.TaskGroup() as tasks:
+                    self.tasks = tasks
+                    admitting = tasks.create_task(self._admit())
+                    await self._learn()
+                    admitting.cancel()
         except ExceptionGroup as failures:
             raise first_failure(failures) from None
 
@@ -210,6 +213,19 @@ class Loop:
 
     def _notify(self) -> None:
         self.changed.set()
+
+
+@contextmanager
+def rare_garbage_collection() -> Iterator[None]:
+    """Every sample in flight is tasks and futures that a collection looks at in vain: with thousands of engines that is most
+    of the controller's work at Python's own threshold.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def prefixed(role: str, numbers: dict[str, float]) -> dict[str, float]:

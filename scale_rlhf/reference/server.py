@@ -9,7 +9,7 @@ from torch import nn
 
 from scale_rlhf.cluster.device import device
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.experience.packing import pack
+from scale_rlhf.experience.packing import in_rows, pack
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models.forward import response_logprobs_alone
 from scale_rlhf.models.frozen.fleet import FrozenFleet
@@ -35,7 +35,7 @@ class ResponseLogprobs:
         return list(samples)
 
     def compute(self, model: nn.Module, items: Sequence[Sample]) -> list[np.ndarray]:
-        packed = pack(items)
+        packed = pack(items, in_rows(self.attention))
         logprobs = response_logprobs_alone(model, packed.to(device()), self.temperature)
         return [part.numpy() for part in torch.split(logprobs.float().cpu(), packed.lengths)]
 

@@ -16,7 +16,7 @@ from torch import nn
 from scale_rlhf.cluster.device import device
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError
-from scale_rlhf.experience.packing import pack
+from scale_rlhf.experience.packing import in_rows, pack
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.models.forward import sample_scores
 from scale_rlhf.models.frozen.fleet import FrozenFleet
@@ -72,7 +72,7 @@ class Scores:
     def compute(self, model: nn.Module, items: Sequence[Sample | Encoded]) -> list[float]:
         if self.encoder:
             return self._padded(model, items).tolist()
-        return sample_scores(model, pack(items).to(device())).cpu().tolist()
+        return sample_scores(model, pack(items, in_rows(self.attention)).to(device())).cpu().tolist()
 
     def filler(self) -> Sample | Encoded:
         return Encoded(dict(self.own("", ""))) if self.encoder else smallest_sample()

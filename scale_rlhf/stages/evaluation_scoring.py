@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 
 from scale_rlhf.cluster.device import device
-from scale_rlhf.experience.packing import pack
+from scale_rlhf.experience.packing import in_rows, pack
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.models.forward import response_logprobs_alone
 from scale_rlhf.models.frozen.fleet import FrozenFleet
@@ -46,7 +46,7 @@ class SummedLogprobs(ResponseLogprobs):
     """log p of a whole response, summed over its tokens. The samples of one request share prompt.row["temperature"]."""
 
     def compute(self, model: nn.Module, items: Sequence[Sample]) -> list[float]:
-        packed = pack(items)
+        packed = pack(items, in_rows(self.attention))
         temperature = items[0].prompt.row.get("temperature", self.temperature)
         logprobs = response_logprobs_alone(model, packed.to(device()), temperature)
         return [float(part.double().sum()) for part in logprobs.cpu().split(packed.lengths)]

@@ -74,6 +74,7 @@ def microbatches(places: Sequence[int], tokens: Sequence[int], *, ranks: int, bu
     """
     plan = []
     for share in deal(places, tokens, ranks):
+        share = sorted(share, key=lambda place: (tokens[place], place))  # alike in length: rows with little padding
         cuts = cut([tokens[place] for place in share], budget)
         plan.append([[share[i] for i in part] for part in cuts])
     forwards = max(1, max(len(rank) for rank in plan))
@@ -81,12 +82,12 @@ def microbatches(places: Sequence[int], tokens: Sequence[int], *, ranks: int, bu
 
 
 def forwards(
-    samples: Sequence[Sample], places: Sequence[int], *, rank: int, ranks: int, budget: int,
+    samples: Sequence[Sample], places: Sequence[int], *, rank: int, ranks: int, budget: int, rows: bool = False,
 ) -> Iterator[tuple[Pack, list[int]]]:
     """This rank's forwards over `places`: (pack, places), the places empty where the pack only keeps step with other ranks."""
     tokens = [sample.tokens for sample in samples]
     for part in microbatches(places, tokens, ranks=ranks, budget=budget)[rank]:
-        yield (pack([samples[place] for place in part]), part) if part else (pack([_FILLER]), [])
+        yield (pack([samples[place] for place in part], rows), part) if part else (pack([_FILLER]), [])
 
 
 def flat(arrays: Sequence[np.ndarray], places: Sequence[int], device: torch.device | str) -> torch.Tensor:

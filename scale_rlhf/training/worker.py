@@ -12,7 +12,7 @@ from torch import distributed, nn
 
 from scale_rlhf.cluster.device import device
 from scale_rlhf.config.schema import RunConfig, TrainedRole
-from scale_rlhf.experience.packing import Pack
+from scale_rlhf.experience.packing import Pack, in_rows
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models import loading
 from scale_rlhf.models.forward import ScalarHead
@@ -127,8 +127,8 @@ class TrainingWorker:
 
     def forwards(self, samples: Sequence[Sample], places: Sequence[int]) -> Iterator[tuple[Pack, list[int]]]:
         """This rank's packs over those places, on its device; as many on every rank."""
-        budget = self.config.ppo.tokens_per_microbatch
-        for pack, part in cutting.forwards(samples, places, rank=self.rank, ranks=self.world, budget=budget):
+        budget, rows = self.config.ppo.tokens_per_microbatch, in_rows(self.config.model.attention)
+        for pack, part in cutting.forwards(samples, places, rank=self.rank, ranks=self.world, budget=budget, rows=rows):
             yield pack.to(device()), part
 
     def optimize(

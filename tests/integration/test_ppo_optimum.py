@@ -25,7 +25,8 @@ def three_token_config(overlap: dict, max_concurrent: int = 256) -> RunConfig:
         "reference": shared,
         # Old samples are a delay in the loop of control: it is stable with smaller steps.
         "policy": shared | {"learning_rate": 3e-3 if overlap else 6e-3, "schedule": "linear", "zero_stage": 1},
-        "value": shared | {"learning_rate": 6e-3 if overlap else 1e-2, "schedule": "linear", "zero_stage": 1, "initial": "policy"},
+        "value": shared | {
+            "learning_rate": 6e-3 if overlap else 1e-2, "schedule": "linear", "zero_stage": 1, "initial": "policy"},
         "ppo": {"steps": 160 if overlap else 80, "prompts_per_step": 128 if overlap else 256, "epochs": 2, "minibatches": 4,
                 "tokens_per_microbatch": 640, "kl_coefficient": task.BETA, "missing_end_penalty": None, "value_clip": None,
                 "lam": 1.0, "whiten_advantages": False},

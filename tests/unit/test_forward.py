@@ -38,11 +38,12 @@ def padded_hidden(model, samples):
         return model(input_ids=ids, attention_mask=attention), ids
 
 
+@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_logprobs_do_not_depend_on_packing(policy, samples, attention):
+def test_logprobs_do_not_depend_on_packing(policy, samples, attention, rows):
     model = loading.load_causal(str(policy), attention=attention)
     with torch.no_grad():
-        packed, entropy = response_logprobs(model, pack(samples), TEMPERATURE)
+        packed, entropy = response_logprobs(model, pack(samples, rows), TEMPERATURE)
         single = [response_logprobs(model, pack([sample]), TEMPERATURE) for sample in samples]
     torch.testing.assert_close(packed, torch.cat([part for part, _ in single]), atol=1e-5, rtol=0)
     torch.testing.assert_close(entropy, torch.cat([part for _, part in single]), atol=1e-5, rtol=0)
@@ -80,10 +81,11 @@ def test_logprobs_alone_are_the_same_bits_without_the_entropy(policy, samples):
     assert (both.count, alone.count) == (1, 0)
 
 
-def test_values_do_not_depend_on_packing(classifier, samples):
+@pytest.mark.parametrize("rows", [False, True])
+def test_values_do_not_depend_on_packing(classifier, samples, rows):
     model = loading.load_scalar(str(classifier))
     with torch.no_grad():
-        packed = response_values(model, pack(samples))
+        packed = response_values(model, pack(samples, rows))
         single = torch.cat([response_values(model, pack([sample])) for sample in samples])
     torch.testing.assert_close(packed, single, atol=1e-5, rtol=0)
     output, _ = padded_hidden(model.classifier.base_model, samples)
@@ -92,12 +94,13 @@ def test_values_do_not_depend_on_packing(classifier, samples):
     torch.testing.assert_close(packed, torch.cat(expected), atol=1e-5, rtol=0)
 
 
-def test_scores_are_those_of_plain_transformers(classifier, samples):
+@pytest.mark.parametrize("rows", [False, True])
+def test_scores_are_those_of_plain_transformers(classifier, samples, rows):
     from transformers import AutoModelForSequenceClassification
 
     model = loading.load_scalar(str(classifier))
     with torch.no_grad():
-        packed = sample_scores(model, pack(samples))
+        packed = sample_scores(model, pack(samples, rows))
         single = torch.cat([sample_scores(model, pack([sample])) for sample in samples])
         plain = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
         ids = [torch.tensor([[*s.prompt.token_ids, *s.response_ids]]) for s in samples]
@@ -106,14 +109,15 @@ def test_scores_are_those_of_plain_transformers(classifier, samples):
     torch.testing.assert_close(packed, expected, atol=1e-5, rtol=0)
 
 
-def test_gradients_do_not_depend_on_packing(policy, samples):
+@pytest.mark.parametrize("rows", [False, True])
+def test_gradients_do_not_depend_on_packing(policy, samples, rows):
     def gradient(packs):
         model = loading.load_causal(str(policy))
         for one in packs:
             response_logprobs(model, one, TEMPERATURE)[0].sum().backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
-    whole, parts = gradient([pack(samples)]), gradient([pack([sample]) for sample in samples])
+    whole, parts = gradient([pack(samples, rows)]), gradient([pack([sample]) for sample in samples])
     torch.testing.assert_close(whole, parts, atol=1e-5 * float(whole.abs().max()), rtol=0)
 
 

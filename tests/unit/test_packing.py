@@ -46,6 +46,31 @@ def test_every_target_is_the_token_after_the_position_that_predicts_it(lengths):
     assert packed.input_ids.dtype == packed.predicts.dtype == packed.last.dtype == torch.int64
 
 
+def test_rows_by_hand():
+    packed = pack([sample(1, 1, 1), sample(2, 2, 3), sample(3, 1, 2)], rows=True)
+    assert packed.input_ids.tolist() == [[200, 201, 202, 203, 204], [300, 301, 302, 100, 101]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 0, 1]]
+    assert packed.predicts.tolist() == [8, 1, 2, 3, 5, 6] and packed.last.tolist() == [9, 4, 7]
+    assert packed.lengths == [1, 3, 2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(shapes)
+def test_rows_hold_the_same_samples_with_little_padding(lengths):
+    samples = [sample(i, p, r) for i, (p, r) in enumerate(lengths)]
+    packed = pack(samples, rows=True)
+    ids, positions = packed.input_ids.flatten(), packed.position_ids.flatten()
+    assert packed.input_ids.shape[1] == max(s.tokens for s in samples)
+    assert torch.equal(ids[packed.predicts + 1], packed.targets)
+    assert [part.tolist() for part in packed.targets.split(packed.lengths)] == [s.response_ids.tolist() for s in samples]
+    for one, last in zip(samples, packed.last.tolist(), strict=True):
+        whole = slice(last + 1 - one.tokens, last + 1)
+        assert ids[whole].tolist() == [*one.prompt.token_ids, *one.response_ids]
+        assert positions[whole].tolist() == list(range(one.tokens))
+    least = -(-sum(s.tokens for s in samples) // packed.input_ids.shape[1])
+    assert len(packed.input_ids) <= 2 * least  # first fit: every row but one is at least half full
+
+
 def test_to_moves_every_tensor():
     moved = pack([sample(0, 2, 2)]).to("meta")
     tensors = (moved.input_ids, moved.position_ids, moved.predicts, moved.targets, moved.last)
