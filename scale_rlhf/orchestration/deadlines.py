@@ -14,7 +14,8 @@ async def within(awaitable: Awaitable | Any, seconds: float, who: str, what: str
     the actor died, or when it failed there; an error meant for the user travels as it is.
     """
     try:
-        return await asyncio.wait_for(_wait(awaitable), seconds)
+        async with asyncio.timeout(seconds):  # no task of its own, as wait_for has: there is one such wait a sample
+            return await awaitable
     except TimeoutError as error:
         raise RunError(f"{who}: {what} did not end within {seconds:g} s. Look at that process's log (it may wait for another "
                        "that died, or be slow); `limits` in the configuration has the deadlines") from error
@@ -39,10 +40,6 @@ def first_failure(failures: BaseExceptionGroup) -> BaseException:
     """The error that ended a task group: the others follow from its cancelling the rest."""
     first = failures.exceptions[0]
     return first_failure(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-async def _wait(awaitable: Awaitable | Any) -> Any:
-    return await awaitable
 
 
 def _explained(error: Exception, who: str, what: str) -> UserError:
