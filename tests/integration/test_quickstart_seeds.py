@@ -1,4 +1,4 @@
-"""The quickstart over three seeds shows what it promises, and one step ahead as much as synchronous. Long: an hour on two cores."""
+"""The quickstart over three seeds shows what it promises; one step ahead as much as synchronous. Long: an hour on two cores."""
 
 import json
 import subprocess
