@@ -140,7 +140,7 @@ def test_the_three_lines_of_the_readme_train_from_python(finished, tmp_path):
 
 
 def _timed(key: str) -> bool:
-    return key.startswith("time") or any(word in key for word in ("second", "busy", "fill", "queue", "running", "rollout/"))
+    return key.startswith(("time", "idle")) or any(word in key for word in ("second", "busy", "fill", "queue", "running", "rollout/"))
 
 
 @pytest.mark.timeout(600)
