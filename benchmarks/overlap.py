@@ -50,7 +50,7 @@ def sections(size: str) -> dict:
     return {
         "rollout": {"threads": 1, "max_response_tokens": RESPONSE["high"], "ignore_end": True, "max_concurrent": max(CONCURRENCY),
                     "kv_cache_gb": 0.3},
-        "reward": {"function": "benchmarks.peers.ours:distinct_tokens"}, "reference": {"threads": 1},
+        "reward": {"function": "benchmarks.peers.ours:distinct_tokens"}, "reference": {"threads": 1, "max_wait_ms": 500},
         "policy": trained, "value": trained | {"initial": "policy"}, "data": {"max_prompt_tokens": PROMPT},
         "overlap": {"score_group": 8},
         "ppo": {"prompts_per_step": SAMPLES[size], "epochs": 1, "minibatches": 1, "kl_coefficient": 0.05,
