@@ -140,7 +140,8 @@ def test_the_three_lines_of_the_readme_train_from_python(finished, tmp_path):
 
 
 def _timed(key: str) -> bool:
-    return key.startswith(("time", "idle")) or any(word in key for word in ("second", "busy", "fill", "queue", "running", "rollout/"))
+    words = ("second", "busy", "fill", "queue", "running", "rollout/")
+    return key.startswith(("time", "idle")) or any(word in key for word in words)
 
 
 @pytest.mark.timeout(600)
