@@ -211,7 +211,7 @@ class PPOSection(Section):
     kl_coefficient: NonNegativeFloat = Field(0.05, description="β of the KL penalty in the reward.")
     kl_target: PositiveFloat | None = Field(None, description="Target of the adaptive coefficient, nats a response. null: fixed.")
     kl_horizon: PositiveInt = Field(10000, description="Samples over which the adaptive coefficient moves.")
-    whiten_advantages: bool = Field(True, description="Advantages of the whole batch get mean 0 and deviation 1.")
+    whiten_advantages: bool = Field(True, description="Advantages of the whole batch get mean 0 and deviation 1; with advantages: gae.")
     missing_end_penalty: float | None = Field(-1.0, description="Added to the score of a response that never ended. null: none.")
     save_every: PositiveInt | None = Field(None, description="Also save the policy every so many steps.")
 

@@ -21,6 +21,7 @@ def refused(config: RunConfig) -> Iterator[str]:
     else:
         yield from _set(config, "reward", ("timeout_seconds",), "it is for a reward.function or reward.url; a model has "
                         "limits.score_seconds")
+    yield from _algorithm(config)
     if config.ppo.kl_target is None:
         yield from _set(config, "ppo", ("kl_horizon",), "the KL coefficient is fixed, as ppo.kl_target is null")
     if config.rollout.ignore_end:
@@ -34,13 +35,31 @@ def refused(config: RunConfig) -> Iterator[str]:
             yield f"data.{name}.split: it is for hub names, and {source.path} is a file; found {source.split}. Leave it out"
 
 
+def _algorithm(config: RunConfig) -> Iterator[str]:
+    """Keys of another way to take advantages, to correct for staleness or to update weights than the one that was chosen."""
+    overlap = config.overlap
+    if config.ppo.advantages == "group_relative":
+        yield from _set(config, "ppo", ("gamma", "lam", "value_clip"), "ppo.advantages: group_relative has no value model")
+    else:
+        yield from _set(config, "ppo", ("scale_by_std",), "it is for ppo.advantages: group_relative")
+    if overlap.correction not in ("truncated", "sequence_mask"):
+        yield from _set(config, "overlap", ("correction_cap",), f"overlap.correction: {overlap.correction} has no cap")
+    if overlap.correction not in ("token_mask", "sequence_mask") and overlap.correction_band[0] < overlap.correction_band[1]:
+        yield from _set(config, "overlap", ("correction_band",), f"overlap.correction: {overlap.correction} has no band")
+    if overlap.weight_update == "drain":
+        yield from _set(config, "overlap", ("recompute_cache",), "with weight_update: drain no sample goes on over an update")
+
+
 def noted(config: RunConfig) -> Iterator[str]:
     """A note for each key that was set and is for another device or schedule than this run's."""
     if config.rollout.gpus:
         yield from _set(config, "rollout", ("kv_cache_gb",), "not used on GPUs, where rollout.gpu_memory_utilization says it")
     else:
         yield from _set(config, "rollout", ("gpu_memory_utilization",), "not used without rollout.gpus")
-    if config.overlap.max_staleness == 0:
+    if config.overlap.max_staleness > 0:
+        why = "not used above overlap.max_staleness 0, where samples are scored as they come"
+        yield from _set(config, "overlap", ("score_group",), why)
+    else:
         why = "not used at overlap.max_staleness 0, where batches are cut by sample index"
         for role in ("reference",) if config.reward.function or config.reward.url else ("reward", "reference"):
             yield from _set(config, role, ("max_wait_ms",), why)
