@@ -37,7 +37,7 @@ from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.deadlines import first_failure
 from scale_rlhf.orchestration.parity import Parity
 from scale_rlhf.orchestration.roles import Roles
-from scale_rlhf.orchestration.step_metrics import StepClock, step_metrics
+from scale_rlhf.orchestration.step_metrics import StepClock, rates, step_metrics
 from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.training.batch import TrainingBatch
 from scale_rlhf.training.critic_free import group_advantages
@@ -187,7 +187,7 @@ class Loop:
             "queue/buffer": float(self.buffer.ready), "queue/in_flight": float(self.admission.in_flight)}
         lanes = await self._lanes()
         times, lanes["controller"] = self.clock.step([one.sample.index for one in step.batch], lanes)
-        metrics |= times | {
+        metrics |= times | rates(metrics) | {
             "time/score": metrics["reward_server/busy_seconds"], "time/reference": metrics["reference_server/busy_seconds"],
             "tokens/per_second": metrics["tokens/step"] / times["time/step"]}
         await self.on_step(Step(step.version, step.batch, metrics, lanes))

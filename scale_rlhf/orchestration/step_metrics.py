@@ -79,6 +79,14 @@ class StepClock:
         }, own
 
 
+def rates(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Tokens a second of each role while it worked, ROLE/tokens_per_second; none for a role that counts no tokens."""
+    counts = {role: (f"{role}/tokens", f"{role}/busy_seconds") for role in ("rollout", "reward_server", "reference_server")}
+    counts |= {"policy": ("policy/tokens", "policy/seconds"), "value": ("value/update_tokens", "value/update_seconds")}
+    return {f"{role}/tokens_per_second": metrics[tokens] / metrics[seconds] for role, (tokens, seconds) in counts.items()
+            if tokens in metrics and metrics.get(seconds, 0) > 0}
+
+
 def slowest(metrics: Mapping[str, float]) -> str:
     """The role that was busy for the largest share of a step, and that share, as in "policy 83 %"."""
     idle = {key.removeprefix("idle/"): share for key, share in metrics.items() if key.startswith("idle/")}

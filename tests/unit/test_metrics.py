@@ -82,6 +82,7 @@ def test_closing_twice_is_harmless(folder):
     log.log(1, {"a": 1.0})
     log.close()
     log.close()
+    assert [row["a"] for row in read_metrics(log.path)] == [1.0]
 
 
 def test_tensorboard_is_imported_when_something_is_logged():

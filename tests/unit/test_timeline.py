@@ -7,7 +7,7 @@ import pytest
 
 from scale_rlhf.experience.buffer import Scored
 from scale_rlhf.experience.sample import Prompt, Sample
-from scale_rlhf.orchestration.step_metrics import StepClock, slowest, step_metrics
+from scale_rlhf.orchestration.step_metrics import StepClock, rates, slowest, step_metrics
 from scale_rlhf.telemetry.spans import Span, Spans, busy, recorded
 from scale_rlhf.telemetry.timeline import Timeline, busy_shares, read_lanes
 
@@ -78,6 +78,12 @@ def test_idle_shares_bubble_and_the_slowest_role():
     assert numbers["time/step"] == 5 and numbers["time/bubble"] == pytest.approx(1.0) and numbers["time/wait_batch"] == 2
     assert numbers["idle/rollout"] == pytest.approx(0.2) and slowest(numbers) == "rollout 80%"
     assert [span.name for span in own] == ["wait_batch"] and slowest({}) == ""
+
+
+def test_tokens_a_second_are_of_the_time_that_a_role_worked():
+    found = rates({"rollout/tokens": 50, "rollout/busy_seconds": 2.0, "policy/tokens": 30, "policy/seconds": 0.5,
+                   "reference_server/tokens": 7, "reference_server/busy_seconds": 0.0, "reward_server/busy_seconds": 1.0})
+    assert found == {"rollout/tokens_per_second": 25.0, "policy/tokens_per_second": 60.0}
 
 
 def test_staleness_is_that_of_the_oldest_token():
