@@ -93,7 +93,7 @@ def test_ppo_reaches_the_closed_form_optimum(cluster, tmp_path, overlap):
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_recomputed_policy_without_a_weight_is_refused_and_what_it_does(cluster, tmp_path):
-    """At staleness 4, past the check. With these small steps it still learns: 0.029 was seen where truncated weights gave 0.016."""
+    """At staleness 4, past the check. With small steps it still learns: 0.029 was seen where truncated weights gave 0.016."""
     config = three_token_config({"max_staleness": 4, "anchor": "proximal"}, max_concurrent=16)
     with pytest.raises(ConfigError, match="overlap.correction: anchor: proximal with max_staleness: 4 needs a weight"):
         check(config, ["ppo"], starts=False)
