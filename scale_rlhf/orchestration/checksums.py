@@ -22,7 +22,13 @@ _CHUNK = 4 << 20  # bytes
 def describe(folder: Path) -> dict[str, dict[str, int | str]]:
     """{name relative to the folder, with "/": {"bytes": size, "xxh3": 16 hex digits}} of every file but the manifest."""
     folder = Path(folder)
-    return {name: {"bytes": (folder / name).stat().st_size, "xxh3": _xxh3(folder / name)} for name in _names(folder)}
+    return {name: describe_file(folder / name) for name in _names(folder)}
+
+
+def describe_file(path: Path) -> dict[str, int | str]:
+    """{"bytes", "xxh3"} of one file, once it has reached the disk."""
+    _sync(path)
+    return {"bytes": path.stat().st_size, "xxh3": _xxh3(path)}
 
 
 def problems(folder: Path, described: dict[str, dict[str, int | str]]) -> list[str]:
@@ -44,12 +50,14 @@ def problems(folder: Path, described: dict[str, dict[str, int | str]]) -> list[s
     return found
 
 
-def seal(folder: Path, **values) -> None:
-    """Write the manifest: the files' sizes and checksums, with `values` (JSON) beside them. Files first reach the disk."""
-    folder = Path(folder)
-    for name in _names(folder):
-        _sync(folder / name)
-    write_atomically(folder / MANIFEST, json.dumps({**values, "files": describe(folder)}, indent=2) + "\n")
+def seal(folder: Path, known: dict[str, dict[str, int | str]] | None = None, **values) -> None:
+    """Write the manifest: the files' sizes and checksums, with `values` (JSON) beside them. Files first reach the disk.
+
+    known: files that whoever wrote them has described already, in the form of `describe`.
+    """
+    folder, known = Path(folder), known or {}
+    files = {name: known.get(name) or describe_file(folder / name) for name in _names(folder)}
+    write_atomically(folder / MANIFEST, json.dumps({**values, "files": files}, indent=2) + "\n")
     _sync(folder)
 
 

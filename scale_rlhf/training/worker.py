@@ -5,6 +5,7 @@ All ranks of a group are called together with the same arguments and make the sa
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from scale_rlhf.models import loading
 from scale_rlhf.models.forward import ScalarHead
 from scale_rlhf.telemetry.spans import Span, Spans, recorded
 from scale_rlhf.training import batch as cutting
-from scale_rlhf.training import deepspeed_config, process_group
+from scale_rlhf.training import deepspeed_config, process_group, state
 
 Numbers = dict[str, float]
 
@@ -33,6 +34,7 @@ class TrainingWorker:
         self.config, self.path, self.rank, self.world = config, path, rank, world
         self.section: TrainedRole = getattr(config, self.role)
         self.spans = Spans()
+        self.writer = ThreadPoolExecutor(1, "checkpoint")
 
     def node_address(self) -> tuple[str, int]:
         """(address of this process's node, a free port on it): where a group meets."""
@@ -90,15 +92,29 @@ class TrainingWorker:
     def save(self, folder: str) -> None:
         """Rank 0 writes a Hugging Face folder, with the tokenizer of the model that training started from."""
         model = self.transformer(self.engine.module)
-        state = {} if self.section.zero_stage == 3 else None
-        if state is not None:
+        gathered = {} if self.section.zero_stage == 3 else None
+        if gathered is not None:
             for name, tensor in self.named_weights():
                 if self.rank == 0:
-                    state[name] = tensor.detach().to("cpu", copy=True)
-            state |= {name: buffer.cpu() for name, buffer in _saved_buffers(model)}
+                    gathered[name] = tensor.detach().to("cpu", copy=True)
+            gathered |= {name: buffer.cpu() for name, buffer in _saved_buffers(model)}
         if self.rank == 0:
-            loading.save(model, folder, tokenizer_from=self.path, state=state)
+            loading.save(model, folder, tokenizer_from=self.path, state=gathered)
         self._barrier()
+
+    @recorded("checkpoint")
+    def checkpoint(self, folder: str) -> None:
+        """Copy this rank's state of training, and write it into `folder` while training goes on: ask `checkpointed`."""
+        captured = state.capture(self.engine, self.transformer(self.engine.module), self.rank, self.world)
+        self.writing = self.writer.submit(state.write, folder, self.rank, captured)
+
+    def checkpointed(self) -> state.Described | None:
+        """What this rank wrote; None while it still does. Raises RunError where it could not."""
+        return self.writing.result() if self.writing.done() else None
+
+    def restore(self, folder: str) -> None:
+        """Go on from the state of training in `folder`, whose checksums were verified. All ranks together."""
+        state.restore(self.engine, self.transformer(self.engine.module), folder, self.rank)
 
     def take_spans(self) -> list[Span]:
         """What this rank did since the last call."""

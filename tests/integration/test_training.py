@@ -51,6 +51,22 @@ class Bench(PolicyWorker):
         advantages, prepared = worker.prepare(batch)
         return advantages, prepared, worker.update(batch, 0), self._weights(worker)
 
+    def train_and_save(self, path, config, batch, advantages, folder):
+        """Two updates, and the state between them written while the second runs."""
+        worker = self._worker(PolicyWorker, path, config)
+        worker.update(batch, advantages, 0)
+        worker.checkpoint(folder)
+        metrics = worker.update(batch, advantages, 1)
+        while not worker.checkpointed():
+            time.sleep(0.01)
+        return self._weights(worker), metrics
+
+    def restore_and_train(self, path, config, batch, advantages, folder):
+        worker = self._worker(PolicyWorker, path, config)
+        worker.restore(folder)
+        held = self._weights(worker)
+        return held, worker.update(batch, advantages, 1), self._weights(worker)
+
     def hang(self):
         time.sleep(2)
 
@@ -69,6 +85,12 @@ class Ranks(TrainingGroup):
 
     def value(self, path, config, batch):
         return self._run("run_value", str(path), config, batch)
+
+    def train_and_save(self, config, batch, advantages, folder):
+        return self._run("train_and_save", self.path, config, batch, advantages, str(folder))
+
+    def restore_and_train(self, config, batch, advantages, folder):
+        return self._run("restore_and_train", self.path, config, batch, advantages, str(folder))
 
     def _run(self, *arguments):
         return asyncio.run(self.call(*arguments, seconds=100, what="a test"))[0]
@@ -214,6 +236,38 @@ def test_bfloat16_goes_the_same_way(groups, batch, advantages, plain_policy, sta
     assert 0 < distance(found, expected) < 0.15 * distance(before, expected)
     held_in_bfloat16 = all(torch.equal(tensor, tensor.bfloat16().float()) for tensor in found.values())
     assert held_in_bfloat16 is not autocast
+
+
+SETTINGS = {"schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.1, "cpus": 0.5}
+SAVED = [(1, {"zero_stage": 0}), (1, {"zero_stage": 2}), (2, {"zero_stage": 0}), (2, {"zero_stage": 1}), (2, {"zero_stage": 2}),
+         (2, {"zero_stage": 3}), (2, {"zero_stage": 2, "offload_optimizer": True}),
+         (2, {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}), (2, {"zero_stage": 2, "dtype": "bfloat16"}),
+         (2, {"zero_stage": 3, "dtype": "bfloat16"}), (1, {"zero_stage": 1, "dtype": "bfloat16", "autocast": True})]
+
+
+def timeless(metrics: dict) -> dict:
+    return {key: value for key, value in metrics.items() if key != "seconds"}
+
+
+@pytest.mark.parametrize("ranks,section", SAVED, ids=lambda value: str(value).strip("{}").replace("'", ""))
+def test_training_goes_on_from_saved_state_to_the_bit(groups, batch, advantages, tmp_path, ranks, section):
+    config = configuration("policy", workers=ranks, **SETTINGS | section)
+    expected, metrics = groups[ranks].train_and_save(config, batch, advantages, tmp_path)
+    held, again, found = groups[ranks].restore_and_train(config, batch, advantages, tmp_path)
+    assert timeless(again) == timeless(metrics)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert distance(held, expected) > 1e-2  # the second update moved the weights
+
+
+@pytest.mark.parametrize("saved,ranks", [((2, 3), (1, 0)), ((1, 2), (2, 3)), ((2, 1), (1, 2)), ((1, 0), (2, 2))])
+def test_saved_state_fits_other_ranks_and_stages(groups, batch, advantages, tmp_path, saved, ranks):
+    (before, stage), (after, other) = saved, ranks
+    config = configuration("policy", workers=before, zero_stage=stage, **SETTINGS)
+    expected, metrics = groups[before].train_and_save(config, batch, advantages, tmp_path)
+    config = configuration("policy", workers=after, zero_stage=other, **SETTINGS)
+    _, again, found = groups[after].restore_and_train(config, batch, advantages, tmp_path)
+    assert again["learning_rate"] == metrics["learning_rate"]
+    same(found, expected)
 
 
 def test_policy_metrics(groups, batch, advantages):
