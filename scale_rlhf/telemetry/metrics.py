@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,12 +15,14 @@ class MetricsLog:
     """Appends to metrics/STAGE.jsonl and tensorboard/STAGE of a run; a resumed stage goes on in the same file.
 
     folder: a RunFolder (`.metrics(stage)` is the file, `.tensorboard(stage)` the folder of events).
+    after: the step that a resumed stage goes on from. Lines of later steps are dropped, so that no step is there twice.
     """
 
-    def __init__(self, folder: Any, stage: str):
+    def __init__(self, folder: Any, stage: str, after: int | None = None):
         self.path = Path(folder.metrics(stage))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _end_torn_line(self.path)
+        self._again = None if after is None else _keep_until(self.path, after)  # lines whose events are written anew
         self._events_folder = Path(folder.tensorboard(stage))
         self._events = None
         self._file = self.path.open("a", encoding="utf-8")
@@ -33,10 +36,7 @@ class MetricsLog:
         line = {"step": int(step), "time": seconds} | numbers
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
-        events = self._writer()
-        for key, number in numbers.items():
-            if number is not None:
-                events.add_scalar(key, number, int(step))
+        self._add_events(self._writer(), line)
 
     def close(self) -> None:
         """Flush and close both; a second call does nothing."""
@@ -55,8 +55,28 @@ class MetricsLog:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter  # heavy, and no use to a process that logs nothing
 
-            self._events = SummaryWriter(log_dir=str(self._events_folder))
+            if self._again is None:
+                self._events = SummaryWriter(log_dir=str(self._events_folder))
+            else:
+                self._events = self._events_anew(SummaryWriter)
         return self._events
+
+    def _events_anew(self, kind):
+        """Events of the lines that were kept: a process that was killed took with it what it had not flushed in two minutes.
+
+        purge_step: TensorBoard forgets what the older files say. They stay, for one that looks on stops where a file is gone.
+        """
+        events = kind(log_dir=str(self._events_folder), purge_step=0)
+        began = time.time() - (time.monotonic() - self._start)
+        for line in self._again:
+            self._add_events(events, line, began + (line.get("time") or 0.0))
+        return events
+
+    @staticmethod
+    def _add_events(events, line: Mapping[str, float], walltime: float | None = None) -> None:
+        for key, number in line.items():
+            if key not in ("step", "time") and number is not None:
+                events.add_scalar(key, number, line["step"], walltime=walltime)
 
 
 def read_metrics(path: Path | str) -> list[dict]:
@@ -103,6 +123,16 @@ def _end_torn_line(path: Path) -> None:
     content = path.read_bytes()
     if content and not content.endswith(b"\n"):
         path.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
+def _keep_until(path: Path, step: int) -> list[dict]:
+    """Leave the lines up to `step` in the file, each step once, and return them."""
+    lines = [line for line in read_metrics(path) if line["step"] <= step]
+    if path.exists():
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        os.replace(beside, path)
+    return lines
 
 
 def _last_time(path: Path) -> float:

@@ -52,6 +52,29 @@ def test_tensorboard_has_the_same_scalars(folder):
     assert "bad" not in events.Tags()["scalars"]
 
 
+def test_a_stage_that_goes_on_from_a_checkpoint_has_no_step_twice(folder):
+    """Steps after the checkpoint are dropped, in the file and for TensorBoard; what a killed process held back is there."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with MetricsLog(folder, "sft") as log:
+        for step in (1, 2, 3, 4):
+            log.log(step, {"loss": float(step), "norm": math.inf})
+    watching = EventAccumulator(str(folder.tensorboard("sft"))).Reload()
+    with MetricsLog(folder, "sft", after=2) as log:
+        for step in (3, 4, 5):
+            log.log(step, {"loss": 10.0 * step})
+    lines = [json.loads(line) for line in folder.metrics("sft").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0), (5, 50.0)]
+    assert sorted(line["time"] for line in lines) == [line["time"] for line in lines]
+    for reader in (EventAccumulator(str(folder.tensorboard("sft"))), watching):
+        assert [(e.step, e.value) for e in reader.Reload().Scalars("loss")] == [(line["step"], line["loss"]) for line in lines]
+    for file in folder.tensorboard("sft").iterdir():
+        file.unlink()  # never flushed, say
+    with MetricsLog(folder, "sft", after=1) as log:
+        log.log(2, {"loss": 7.0})
+    assert [e.value for e in EventAccumulator(str(folder.tensorboard("sft"))).Reload().Scalars("loss")] == [1.0, 7.0]
+
+
 def test_a_resumed_stage_goes_on_in_the_same_file(folder):
     with MetricsLog(folder, "ppo") as log:
         log.log(1, {"loss": 1.0})
