@@ -136,6 +136,7 @@ class SupervisedSection(Placed, Optimisation):
     batch_size: PositiveInt = Field(32, description="Samples of one optimizer step, over all workers.")
     microbatch: PositiveInt = Field(16, description="Samples of one forward.")
     max_tokens: PositiveInt = Field(256, description="Longer sequences are cut.")
+    save_every: PositiveInt | None = Field(200, description="Optimizer steps between checkpoints, from which `scale-rlhf resume` goes on; the two newest are kept while the stage runs. null: none, and a stage that was interrupted begins anew.")
 
 
 class BaseStageSection(SupervisedSection):

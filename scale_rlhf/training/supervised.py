@@ -5,7 +5,8 @@
                            ▼                 ▼
                       result, errors     progress bar, metrics
 
-Rows and models pass through the run's folder, which on a cluster must be shared by its machines.
+Rows, models and checkpoints pass through the run's folder, which on a cluster must be shared by its machines. A stage
+that was interrupted goes on from its last checkpoint (resuming.py).
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scale_rlhf.config.schema import LimitsSection, ModelSection, RunConfig, SupervisedSection
 from scale_rlhf.errors import DataError, RunError
-from scale_rlhf.telemetry.metrics import MetricsLog
+from scale_rlhf.orchestration.run_folder import write_atomically
+from scale_rlhf.telemetry.metrics import MetricsLog, read_metrics
 from scale_rlhf.training.layout import Layout, lay_out
 from scale_rlhf.training.ray_train import RayTrainRun
+from scale_rlhf.training.resuming import CHECKPOINTS, going_on
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["language", "reward"]
 PROGRESS_FILE = "progress.jsonl"
+_SECTIONS = {"reward": "reward_model"}  # of the configuration, where it is not called as the stage is
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,12 @@ class Job:
     start: str | None  # None: a model from scratch
     seed: int
     layout: Layout
-    work: Path  # tokenizer/, rows/, held_out/ and the progress file are here
+    work: Path  # tokenizer/, rows/, held_out/, checkpoints/ and the progress file are here
     out: Path  # where the trained model goes
     packed: bool  # rows are several samples each, with `seq_lengths`
+    training: dict[str, Any] = field(default_factory=dict)  # see resuming.training_of; stands in each checkpoint
+    checkpoint: Path | None = None  # to go on from
+    done: int = 0  # optimizer steps that it has behind it
 
 
 def train(
@@ -54,6 +61,8 @@ def train(
     tokenizer: PreTrainedTokenizerBase, rows: Dataset, held_out: Dataset, packed: bool = False,
 ) -> dict[str, float]:
     """Train, show progress, keep metrics/STAGE.jsonl, and leave the model with its tokenizer in models/STAGE.
+
+    Goes on from the stage's last checkpoint where there is one.
 
     rows, held_out: tokens; `language` rows have input_ids and labels (-100 where there is no loss), `reward` rows have
     chosen_ids, rejected_ids and margin. Returns the mean loss of the last tenth of the steps, what the worker measured
@@ -68,14 +77,16 @@ def train(
     layout = lay_out(_lengths(rows), section, config.run.seed)
     job = Job(kind, section, config.model, start, config.run.seed, layout, work, partial, packed)
     write_inputs(job, tokenizer, rows, held_out)
+    job = going_on(job, stage, _SECTIONS.get(stage, stage))
+    _keep_progress(job)
     run = RayTrainRun(job, work / "ray", config.limits.start_seconds)
-    with MetricsLog(folder, stage) as log:
+    with MetricsLog(folder, stage, after=job.done) as log:
         losses = _watch(run, job, stage, config.limits, log)
     measures = run.result(stage)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)  # a model stands in its place whole, or not at all
-    for inputs in ("rows", "held_out", "tokenizer", "ray"):
-        shutil.rmtree(work / inputs, ignore_errors=True)
+    for used in ("rows", "held_out", "tokenizer", "ray", CHECKPOINTS):
+        shutil.rmtree(work / used, ignore_errors=True)
     last = losses[-max(1, len(losses) // 10) :]
     return {"loss": sum(last) / len(last), **measures, "seconds": round(time.monotonic() - began, 1)}
 
@@ -85,12 +96,19 @@ def write_inputs(job: Job, tokenizer: PreTrainedTokenizerBase, rows: Dataset, he
     from datasets import disable_progress_bars
 
     disable_progress_bars()
-    shutil.rmtree(job.out, ignore_errors=True)
-    (job.work / PROGRESS_FILE).unlink(missing_ok=True)
+    for left in (job.out, job.work / "ray"):
+        shutil.rmtree(left, ignore_errors=True)
     tokenizer.save_pretrained(job.work / "tokenizer")
     for name, part in (("rows", rows), ("held_out", held_out)):
         shutil.rmtree(job.work / name, ignore_errors=True)
         part.save_to_disk(job.work / name)
+
+
+def _keep_progress(job: Job) -> None:
+    """Take away what an earlier attempt wrote after the checkpoint: those steps are made again."""
+    path = job.work / PROGRESS_FILE
+    kept = [line for line in _new_lines(path, 0)[0] if line["step"] <= job.done]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _lengths(rows: Dataset) -> list[int]:
@@ -99,26 +117,29 @@ def _lengths(rows: Dataset) -> list[int]:
 
 
 def _watch(run: RayTrainRun, job: Job, stage: str, limits: LimitsSection, log: MetricsLog) -> list[float]:
-    """Follow rank 0's progress file to the end of the run; returns the loss of each step."""
+    """Follow rank 0's progress file to the end of the run; returns the loss of each step, of earlier attempts too."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    losses, place, heard = [], 0, time.monotonic()
+    losses, place, step, heard = [], 0, job.done, time.monotonic()
+    logged = {line["step"] for line in read_metrics(log.path)}  # before this attempt
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{stage}: starting", total=job.layout.steps, loss="")
+        task = bar.add_task(f"{stage}: starting", total=job.layout.steps, completed=job.done, loss="")
         running = True
         while running:
             running = not run.finished(seconds=0.25)
             lines, place = _new_lines(job.work / PROGRESS_FILE, place)
             for line in lines:
                 step = line.pop("step")
-                log.log(step, line)
                 losses.append(line["loss"])
-                bar.update(task, completed=step, description=stage, loss=f"loss {line['loss']:.3f}")
+                if step not in logged:
+                    log.log(step, line)
+                if step > job.done:
+                    bar.update(task, completed=step, description=stage, loss=f"loss {line['loss']:.3f}")
             heard = time.monotonic() if lines else heard
-            _check_deadline(stage, len(losses), job.layout.steps, time.monotonic() - heard, limits)
+            _check_deadline(stage, step, job, time.monotonic() - heard, limits)
     return losses
 
 
@@ -133,9 +154,9 @@ def _new_lines(path: Path, place: int) -> tuple[list[dict], int]:
     return [json.loads(line) for line in whole.splitlines()], place + len(whole)
 
 
-def _check_deadline(stage: str, steps: int, total: int, silent: float, limits: LimitsSection) -> None:
-    allowed = limits.update_seconds + (0 if steps else limits.start_seconds)
+def _check_deadline(stage: str, step: int, job: Job, silent: float, limits: LimitsSection) -> None:
+    allowed = limits.update_seconds + (0 if step > job.done else limits.start_seconds)
     if silent > allowed:
-        raise RunError(f"{stage}: its workers made no step for {silent:.0f} s after step {steps} of {total} "
+        raise RunError(f"{stage}: its workers made no step for {silent:.0f} s after step {step} of {job.layout.steps} "
                        f"(allowed: {allowed:.0f} s); see Ray's dashboard or logs for what they do, "
                        "or raise limits.update_seconds")

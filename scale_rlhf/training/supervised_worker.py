@@ -30,7 +30,7 @@ def work(loop_config: dict) -> dict[str, float] | None:
     tokenizer = AutoTokenizer.from_pretrained(job.work / "tokenizer", trust_remote_code=job.model.trust_remote_code)
     rows = _in_order(load_from_disk(job.work / "rows"), job, tokenizer.eos_token_id)
     trainer = _trainer(job, tokenizer, rows)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
     _save(trainer, job, tokenizer)
     measures = measure(trainer, job.kind, load_from_disk(job.work / "held_out"), job.section.microbatch)
     if trainer.is_world_process_zero():
@@ -75,12 +75,12 @@ def _in_order(rows: Dataset, job: Job, end: int) -> Dataset:
 
 
 def _trainer(job: Job, tokenizer, rows: Dataset):
-    from scale_rlhf.training.trl_trainers import RewardStageTrainer, SupervisedStageTrainer, arguments
+    from scale_rlhf.training.trl_trainers import Checkpoints, RewardStageTrainer, SupervisedStageTrainer, arguments
 
     trainer_args = arguments(job)  # first: under ZeRO 3 it makes models load in parts
     kind = RewardStageTrainer if job.kind == "reward" else SupervisedStageTrainer
     trainer = kind(job, model=_model(job, tokenizer), args=trainer_args, train_dataset=rows, processing_class=tokenizer,
-                   callbacks=[_progress(job)])
+                   callbacks=[_progress(job), Checkpoints(job)])
     return trainer
 
 

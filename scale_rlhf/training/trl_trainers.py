@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from transformers import AutoConfig, PrinterCallback
+import torch.distributed as dist
+from transformers import AutoConfig, PrinterCallback, TrainerCallback
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from scale_rlhf.training.deepspeed_config import deepspeed_config, learning_rate_factor, optimizer
+from scale_rlhf.training.resuming import CHECKPOINTS, seal_checkpoint
 from scale_rlhf.training.supervised import Job
 
 
@@ -14,14 +18,18 @@ def arguments(job: Job) -> SFTConfig | RewardConfig:
     """TRL's arguments. The order of the rows, the optimizer and the schedule are ours, so theirs are left out."""
     section, layout = job.section, job.layout
     common = {
-        "output_dir": str(job.work), "seed": job.seed, "per_device_train_batch_size": layout.per_device,
+        "output_dir": str(job.work / CHECKPOINTS), "seed": job.seed, "per_device_train_batch_size": layout.per_device,
         "max_steps": layout.steps, "gradient_accumulation_steps": layout.accumulation,
         "max_grad_norm": section.max_gradient_norm, "gradient_checkpointing": section.gradient_checkpointing,
         "bf16": section.dtype == "bfloat16" and not section.autocast, "use_cpu": not section.gpus,
         "deepspeed": _deepspeed(job), "train_sampling_strategy": "sequential", "max_length": None,
-        "logging_steps": 1, "report_to": [], "save_strategy": "no", "disable_tqdm": True, "log_level": "error",
+        "logging_steps": 1, "report_to": [], "disable_tqdm": True, "log_level": "error",
         "dataloader_pin_memory": bool(section.gpus),
     }
+    if section.save_every is None:
+        common |= {"save_strategy": "no"}
+    else:  # two: the older one is whole while the newer one is written
+        common |= {"save_strategy": "steps", "save_steps": section.save_every, "save_total_limit": 2}
     if job.kind == "reward":
         return RewardConfig(**common)
     return SFTConfig(**common, packing=job.packed, dataset_kwargs={"skip_prepare_dataset": True})
@@ -52,6 +60,26 @@ def _keep_norm(engine) -> None:
     engine.clip_fp32_gradients = clip
 
 
+class Checkpoints(TrainerCallback):
+    """Seals each checkpoint once all ranks have written their parts of it. None is made of the last step: the model follows."""
+
+    def __init__(self, job: Job):
+        self._job = job
+
+    def on_train_begin(self, args, state, control, **_):
+        state.save_steps = args.save_steps  # a checkpoint brings along the number that it was made with
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
+    def on_save(self, args, state, control, **_):
+        if dist.is_initialized():
+            dist.barrier()
+        if state.is_world_process_zero:
+            seal_checkpoint(Path(args.output_dir), state.global_step, self._job.training)
+
+
 class _Stage:
     """What both trainers take from the job instead of from TRL's arguments."""
 
@@ -63,6 +91,12 @@ class _Stage:
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         _keep_norm(model)
         return super().training_step(model, inputs, num_items_in_batch)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Nothing for a checkpoint: DeepSpeed's part of it holds the weights, and under ZeRO 3 would gather them once more."""
+
+    def create_model_card(self, *_, **__) -> None:
+        """None: the run's folder says what made the model."""
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
