@@ -1,8 +1,17 @@
 """Errors that a person is meant to read. The command line prints their message alone, without a traceback."""
 
+from scale_rlhf.redaction import printable, without_secrets
+
 
 class UserError(Exception):
-    """Something that the user can mend. The message says where, what was expected, and what to do."""
+    """Something that the user can mend. The message says where, what was expected, and what to do.
+
+    Messages quote what data, services and other libraries hold, so whatever they quote, they show no secret, and nothing
+    that a terminal would obey.
+    """
+
+    def __str__(self) -> str:
+        return printable(without_secrets(super().__str__()))
 
 
 class ConfigError(UserError):

@@ -4,7 +4,8 @@ Imports no torch: a login node can validate a run.
 """
 
 import difflib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Union, get_args, get_origin
@@ -13,9 +14,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.yaml_text import MalformedYaml, parse
 from scale_rlhf.errors import ConfigError
 
 KeyPath = tuple[str, ...]
+LONGEST_QUOTE = 200  # characters of an override or a key that a message shows
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -38,10 +41,33 @@ def dump(config: RunConfig) -> str:
 def validated(values: dict, origins: dict[KeyPath, str], name: str) -> RunConfig:
     """RunConfig of nested `values`; ConfigError lists every mistake at the place that `origins` has for its key."""
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as failure:
-        lines = [_message(error, values, origins, name) for error in failure.errors(include_url=False)]
-    raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        lines = [_message(error, origins, name) for error in failure.errors(include_url=False)]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+    odd = _odd_numbers(config.model_dump())
+    if lines := [f"{_origin(keys, origins, name)}: {'.'.join(keys)}: {problem}" for keys, problem in odd]:
+        raise ConfigError("\n".join(lines))
+    return config
+
+
+def _odd_numbers(value: object, at: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Numbers that a bound such as `> 0` lets through and nothing can work with: infinities, NaN, integers of over 64 bits."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _odd_numbers(inner, (*at, name))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _odd_numbers(inner, at)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield at, f"expected a finite number; found {value}"
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        yield at, f"expected a number of less than 64 bits; found one of {value.bit_length()}"
+
+
+def _origin(keys: KeyPath, origins: dict[KeyPath, str], name: str) -> str:
+    known = max((k for k in origins if keys[: len(k)] == k), key=len, default=None)
+    return origins[known] if known else name
 
 
 def _read(path: Path) -> tuple[dict, dict[KeyPath, str]]:
@@ -50,29 +76,18 @@ def _read(path: Path) -> tuple[dict, dict[KeyPath, str]]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file{_near_file(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have
         raise ConfigError(f"{path}: cannot be read as text: {error}") from None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = _unshared(yaml.safe_load(text))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise ConfigError(f"{path}:{mark.line + 1 if mark else 1}: malformed YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: malformed YAML: {error}") from None
+        node, values = parse(text)
+    except MalformedYaml as error:
+        raise ConfigError(f"{path}{f':{error.line}' if error.line else ''}: malformed YAML: {error.problem}") from None
     origins: dict[KeyPath, str] = {}
     if node is not None:
-        if not isinstance(node, yaml.MappingNode):
+        if not isinstance(node, yaml.MappingNode) or not isinstance(values, dict):
             raise ConfigError(f"{path}:1: expected sections (`run:`, `ppo:`, …), found {type(values).__name__}")
         _note_lines(node, (), path, origins)
     return values or {}, origins
-
-
-def _unshared(value: object) -> object:
-    """A copy in which what an anchor and its aliases share is separate: an override of one leaves the others."""
-    if isinstance(value, dict):
-        return {key: _unshared(inner) for key, inner in value.items()}
-    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _note_lines(node: yaml.Node, at: KeyPath, path: Path, origins: dict[KeyPath, str]) -> None:
@@ -91,15 +106,14 @@ def _note_lines(node: yaml.Node, at: KeyPath, path: Path, origins: dict[KeyPath,
 
 def _apply(override: str, values: dict, origins: dict[KeyPath, str]) -> None:
     key, equals, text = override.partition("=")
-    where = f"override {override}"
+    where = f"override {override[:LONGEST_QUOTE]}"
     keys = tuple(key.strip().split("."))
     if not equals or not all(keys):
         raise ConfigError(f"{where}: expected key.path=value, such as ppo.steps=10")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{where}: the value is malformed YAML: {problem}") from None
+        value = parse(text)[1]
+    except MalformedYaml as error:
+        raise ConfigError(f"{where}: the value is malformed YAML: {error.problem}") from None
     section = values
     for place, name in enumerate(keys[:-1], 1):
         inner = section.get(name)
@@ -116,11 +130,10 @@ def _apply(override: str, values: dict, origins: dict[KeyPath, str]) -> None:
     origins[keys] = where
 
 
-def _message(error: dict, values: dict, origins: dict[KeyPath, str], name: str) -> str:
+def _message(error: dict, origins: dict[KeyPath, str], name: str) -> str:
     keys = tuple(str(part) for part in error["loc"])
-    known = max((k for k in origins if keys[: len(k)] == k), key=len, default=None)
-    where = origins[known] if known else name
-    path = ".".join(keys)
+    where = _origin(keys, origins, name)
+    path = ".".join(keys)[:LONGEST_QUOTE]
     if error["type"] == "extra_forbidden":
         return f"{where}: {path}: unknown key{_suggestion(keys)}"
     if error["type"] == "missing":
@@ -190,7 +203,10 @@ def _shown(value: object) -> str:
     names = {str: "the text", bool: "the truth value", int: "the number", float: "the number", dict: "a section", list: "a list"}
     if value is None:
         return "null"
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("...").strip()
+    try:
+        text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("...").strip()
+    except (yaml.YAMLError, ValueError, RecursionError):  # an integer of over 4,300 digits has no text
+        text = "that cannot be shown"
     return f"{names.get(type(value), type(value).__name__)} {text[:80]}"
 
 

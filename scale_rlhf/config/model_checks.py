@@ -13,8 +13,7 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 
 def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> Iterator[str]:
     """Yields what is wrong; appends to `notes` what could not be checked because the hub cannot be reached."""
-    if config.model.chat_template and not Path(config.model.chat_template).is_file():
-        yield f"model.chat_template: expected a file with a Jinja template, found nothing at {config.model.chat_template}"
+    yield from _template(config.model.chat_template)
     files: dict[str, ModelFiles] = {}
     for key, path in _given(config, stages):
         try:
@@ -32,6 +31,16 @@ def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> 
         yield from _engine(config, files)
         yield from _vocabularies(files)
     yield from _lengths(config, stages, files)
+
+
+def _template(path: str | None) -> Iterator[str]:
+    if not path:
+        return
+    try:
+        Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not text, or a name that no file can have
+        found = f"nothing at {path}" if isinstance(error, FileNotFoundError) else f"at {path[:200]} what cannot be read: {error}"
+        yield f"model.chat_template: expected a file with a Jinja template, found {found}"
 
 
 def _given(config: RunConfig, stages: Sequence[str]) -> Iterator[tuple[str, str]]:

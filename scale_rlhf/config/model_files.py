@@ -17,6 +17,7 @@ from scale_rlhf.config.places import is_local
 from scale_rlhf.errors import ConfigError
 
 HUB_SECONDS = 5.0  # for one small file
+_SIZES = ("head_dim", "hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "max_position_embeddings")
 _NAMES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
@@ -62,7 +63,8 @@ class ModelFiles:
     def end_token(self) -> str | None:
         """The end token's text."""
         token = (self.tokenizer_config or {}).get("eos_token") or (self.special_tokens or {}).get("eos_token")
-        return token.get("content") if isinstance(token, dict) else token
+        text = token.get("content") if isinstance(token, dict) else token
+        return text if isinstance(text, str) else None
 
     def vocabulary(self) -> dict[str, int] | None:
         """Token to number, from a local tokenizer.json of a kind that lists it; None otherwise."""
@@ -74,7 +76,7 @@ class ModelFiles:
             words = content["model"]["vocab"]
             pairs = words.items() if isinstance(words, dict) else ((entry[0], number) for number, entry in enumerate(words))
             return {**dict(pairs), **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError):
             return None
 
 
@@ -87,13 +89,29 @@ def model_files(path: str, key: str) -> ModelFiles:
     config = _json(config, f"{key}: {path}/config.json")
     settings = _json(tokenizer, f"{key}: {path}/tokenizer_config.json")
     tokens = _json(special, f"{key}: {path}/special_tokens_map.json")
-    return ModelFiles(path, config, settings, tokens, template, is_local(path), text_config=config.get("text_config") or config)
+    text_config = config.get("text_config") or config
+    _check_sizes(text_config, f"{key}: {path}/config.json")
+    return ModelFiles(path, config, settings, tokens, template, is_local(path), text_config=text_config)
+
+
+def _check_sizes(config: object, where: str) -> None:
+    if not isinstance(config, dict):
+        raise ConfigError(f"{where}: text_config: expected a section, found {type(config).__name__}")
+    for name in _SIZES:
+        value = config.get(name)
+        if value is not None and (type(value) is not int or not 0 < value < 2**31):
+            found = f"{type(value).__name__} {repr(value)[:60]}"
+            raise ConfigError(f"{where}: {name}: expected a whole number above 0, found {found}")
 
 
 def _local_file(path: str, key: str):
-    folder = Path(path).expanduser()
+    try:
+        folder = Path(path).expanduser()
+        names = [] if folder.is_dir() else [p.name for p in folder.parent.glob("*/")]
+    except (OSError, RuntimeError) as error:  # a name too long, ~ of a user that is not there
+        raise ConfigError(f"{key}: model folder {path[:200]} cannot be looked for: {error}") from None
     if not folder.is_dir():
-        near = difflib.get_close_matches(folder.name, [p.name for p in folder.parent.glob("*/")], n=1, cutoff=0.5)
+        near = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.5)
         hint = f"; did you mean {folder.parent / near[0]}?" if near else ""
         raise ConfigError(f"{key}: model folder {path} does not exist (looked in {folder.parent.absolute()}){hint}")
 
@@ -112,7 +130,7 @@ def _json(text: str | None, where: str) -> dict | None:
         return None
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: malformed JSON: {error}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: expected a JSON object, found {type(value).__name__}")

@@ -21,13 +21,17 @@ def is_local(path: str) -> bool:
 
 def find_file(path: str, key: str = "") -> Path:
     """The existing file or folder of that name; DataError names the nearest one where there is none."""
-    found = Path(path).expanduser()
-    if found.exists():
-        return found
-    folder = found.parent
     where = f"{key}: " if key else ""
-    if not folder.is_dir():
-        raise DataError(f"{where}file {path} does not exist: there is no folder {folder.absolute()}")
-    near = difflib.get_close_matches(found.name, sorted(p.name for p in folder.iterdir()), n=1, cutoff=0.5)
+    try:
+        found = Path(path).expanduser()
+        if found.exists():
+            return found
+        folder = found.parent
+        if not folder.is_dir():
+            raise DataError(f"{where}file {path} does not exist: there is no folder {folder.absolute()}")
+        names = sorted(p.name for p in folder.iterdir())
+    except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, ~ of a user that is not there
+        raise DataError(f"{where}file {path[:200]} cannot be looked for: {error}") from None
+    near = difflib.get_close_matches(found.name, names, n=1, cutoff=0.5)
     hint = f"; did you mean {folder / near[0]}?" if near else ""
     raise DataError(f"{where}file {path} does not exist (looked in {folder.absolute()}){hint}")

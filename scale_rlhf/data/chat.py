@@ -51,7 +51,7 @@ def load_tokenizer(path: str, model: ModelSection) -> PreTrainedTokenizerBase:
         file = Path(model.chat_template)
         if not file.is_file():
             raise ConfigError(f"model.chat_template: expected a file with a Jinja template, found nothing at {file}")
-        tokenizer.chat_template = file.read_text()
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
     return check_tokenizer(tokenizer, path)
 
 

@@ -69,6 +69,6 @@ def _counter(config: RunConfig, sources: ResolvedSources) -> Callable[[list[dict
     if path:
         tokenizer = load_tokenizer(path, config.model)
     else:
-        template = Path(config.model.chat_template).read_text() if config.model.chat_template else None
+        template = Path(config.model.chat_template).read_text(encoding="utf-8") if config.model.chat_template else None
         tokenizer = train_tokenizer(sources.training_text()["text"], config.model.scratch, template)
     return lambda messages: len(prompt_ids(tokenizer, messages))

@@ -21,7 +21,7 @@ def parse_dialogue(text: str) -> Messages | None:
     """Turns of "\\n\\nHuman: …\\n\\nAssistant: …", the form of Anthropic's hh-rlhf; None where `text` is not in it."""
     if not re.match(r"\s*Human:", text):
         return None
-    parts = _TURN.split(text.lstrip("\n"))
+    parts = _TURN.split(text.lstrip())
     turns: Messages = []
     for speaker, content in zip(parts[1::2], parts[2::2], strict=True):
         role = _DIALOGUE_ROLES[speaker]

@@ -15,6 +15,8 @@ from scale_rlhf.config.schema import DataSource
 from scale_rlhf.errors import DataError
 
 Located = tuple[str, dict]  # ("FILE:LINE", row)
+LONGEST_LIST = 300  # characters of a list of names that a message shows
+DEEPEST = 50  # levels of nesting: rows travel to actors and services, whose libraries end at some hundreds
 
 
 def read_rows(source: DataSource, key: str = "") -> Iterator[Located]:
@@ -35,6 +37,8 @@ def read_rows(source: DataSource, key: str = "") -> Iterator[Located]:
 def _file_rows(source: DataSource, path: Path) -> Iterator[Located]:
     if path.is_dir():
         return _hub_rows(source, "")
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file or a folder, found neither: a pipe or a device cannot be read twice")
     name = path.name.lower()
     if name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
         return _json_rows(path)
@@ -46,14 +50,12 @@ def _file_rows(source: DataSource, path: Path) -> Iterator[Located]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is not blank."""
+    """Number and text of each line."""
     number = 0
     try:
-        with gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb") as file:
+        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield number, text
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-8 text (byte {error.start + 1} of the line)") from None
     except (OSError, EOFError, zlib.error) as error:  # gzip's own errors are OSErrors; a cut file is an EOFError
@@ -61,7 +63,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _json_rows(path: Path) -> Iterator[Located]:
-    lines = _lines(path)
+    lines = ((number, text) for number, text in _lines(path) if text.strip())
     first = next(lines, None)
     if first is None:
         return
@@ -89,12 +91,20 @@ def _object(text: str, at: str) -> dict:
 def _as_object(row: object, at: str) -> dict:
     if not isinstance(row, dict):
         raise DataError(f"{at}: expected a JSON object with named columns, found {shown(row)}")
+    if _deeper(row, DEEPEST):
+        raise DataError(f"{at}: JSON that cannot be read: lists or objects nested more than {DEEPEST} deep")
     return row
+
+
+def _deeper(value: object, levels: int) -> bool:
+    """Whether lists and objects are nested in each other more than so many levels deep."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_deeper(each, levels - 1) for each in inner if isinstance(each, (dict, list)))
 
 
 def _json_array(path: Path, first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Iterator[Located]:
     blank_before = first[0] - 1
-    # _lines leaves blank lines out: put them back, so that positions are lines of the file
+    # blank lines were left out: put them back, so that positions are lines of the file
     parts, previous = [], blank_before
     for number, text in _chain(first, rest):
         parts.append("\n" * (number - previous - 1) + text)
@@ -109,6 +119,8 @@ def _json_array(path: Path, first: tuple[int, str], rest: Iterator[tuple[int, st
         counted = position
         at = f"{path}:{line}"
         if text[position : position + 1] == "]":
+            if text[position + 1 :].strip():
+                raise DataError(f"{at}: there is more after the end of the list; expected one list, or one JSON object a line")
             return
         try:
             row, position = decoder.raw_decode(text, position)
@@ -122,26 +134,31 @@ def _json_array(path: Path, first: tuple[int, str], rest: Iterator[tuple[int, st
 
 def _csv_rows(path: Path) -> Iterator[Located]:
     reader = csv.reader(text for _, text in _lines(path))
+    filled = (cells for cells in reader if any(cell.strip() for cell in cells))  # a blank line is no row
     try:
-        header = next(reader, None)
+        header = next(filled, None)
         if header is None:
             return
-        for cells in reader:
+        if len(set(header)) < len(header):
+            raise DataError(f"{path}:{reader.line_num}: two columns of one name; found {', '.join(header)[:LONGEST_LIST]}")
+        for cells in filled:
             at = f"{path}:{reader.line_num}"
             if len(cells) != len(header):
-                raise DataError(f"{at}: {len(cells)} cells, expected {len(header)} as in the first line ({', '.join(header)})")
-            yield at, {name: _cell(cell) for name, cell in zip(header, cells, strict=True)}
+                names = ", ".join(header)[:LONGEST_LIST]
+                raise DataError(f"{at}: {len(cells)} cells, expected {len(header)} as in the first line ({names})")
+            yield at, {name: _cell(cell, at) for name, cell in zip(header, cells, strict=True)}
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
 
 
-def _cell(cell: str) -> object:
+def _cell(cell: str, at: str) -> object:
     """Lists (messages, responses, ratings) stand in a CSV cell as JSON."""
     if cell.startswith("["):
         try:
-            return json.loads(cell)
+            value = json.loads(cell)
         except (ValueError, RecursionError):
             return cell
+        return _as_object({"": value}, at)[""]
     return cell
 
 
@@ -156,7 +173,8 @@ def _parquet_rows(path: Path) -> Iterator[Located]:
                 for row in batch.to_pylist():
                     count += 1
                     yield f"{path}: row {count}", row
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        # dates before year 1, and sizes of gigabytes, are what a broken file says as well
         raise DataError(f"{path}: not a Parquet file that can be read: {_first_line(error)}") from None
 
 
@@ -175,17 +193,21 @@ def _hub_rows(source: DataSource, key: str) -> Iterator[Located]:
             f"{key + ': ' if key else ''}{source.path} [{source.split}] is not a file here and could not be loaded from the hub: "
             f"{_first_line(error)}. Give the path of a local file ({', '.join(FORMATS)}) or check name, split and network"
         ) from None
-    for number, row in enumerate(rows, 1):
-        yield f"{source.path}[{source.split}]: row {number}", row
+    number = 0
+    try:
+        for number, row in enumerate(rows, 1):
+            yield f"{source.path}[{source.split}]: row {number}", row
+    except Exception as error:  # of what decodes pictures, sounds and the like
+        raise DataError(f"{source.path}[{source.split}]: row {number + 1} cannot be read: {_first_line(error)}") from None
 
 
 def _renamed(row: dict, columns: dict[str, str], at: str, key: str) -> dict:
-    row = dict(row)
+    """The row under our names. All of them at once: two columns may change places."""
     for ours, theirs in columns.items():
         if theirs not in row:
             raise DataError(f"{at}: no column `{theirs}` ({key or 'source'}.columns.{ours}); {has(row)}{nearest(theirs, row)}")
-        row[ours] = row.pop(theirs)
-    return row
+    kept = {name: value for name, value in row.items() if name not in columns.values()}
+    return kept | {ours: row[theirs] for ours, theirs in columns.items()}
 
 
 def nearest(name: str, names) -> str:
@@ -196,12 +218,15 @@ def nearest(name: str, names) -> str:
 
 def has(row: dict) -> str:
     """What columns a row has, in words."""
-    return "the row has " + (", ".join(f"`{name}`" for name in list(row)[:12]) or "no columns")
+    return "the row has " + (", ".join(f"`{str(name)[:60]}`" for name in list(row)[:12]) or "no columns")
 
 
 def shown(value: object) -> str:
     """A value as a message shows it: its type, and its beginning."""
-    text = repr(value) if not isinstance(value, (list, dict)) else json.dumps(value, default=repr)
+    try:
+        text = repr(value) if not isinstance(value, (list, dict)) else json.dumps(value, default=repr)
+    except (TypeError, ValueError, RecursionError):  # names that are no text, integers of over 4,300 digits, deep nesting
+        text = "that cannot be shown"
     return f"{type(value).__name__} {text[:60]}{'…' if len(text) > 60 else ''}"
 
 

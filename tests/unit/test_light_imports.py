@@ -45,7 +45,7 @@ loss = losses.ppo_policy_loss(x, x, x, mask, clip_low=0.2, clip_high=0.2) + loss
 CONFIG = """
 sys.meta_path.insert(0, Blocked(
     {"pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "yaml", "_yaml"},
-    {"scale_rlhf.config", "scale_rlhf.errors"},
+    {"scale_rlhf.config", "scale_rlhf.errors", "scale_rlhf.redaction"},
 ))
 import importlib, pkgutil
 import scale_rlhf.config as config

@@ -184,6 +184,45 @@ def test_places_in_a_json_array_and_in_csv(tmp_path):
     assert f"{sheet}:3: 1 cells, expected 2 as in the first line (prompt, x)" in refused(read.prompts, DataSource(path=str(sheet)))
 
 
+def test_blank_lines_in_csv_belong_to_their_cell_and_count_as_lines(tmp_path):
+    sheet = tmp_path / "a.csv"
+    sheet.write_text('prompt,response\n"One\n\n\nTwo",x\n\n  \nThree,"y\n\nz"\nFour\n')
+    rows = read_rows(DataSource(path=str(sheet)))
+    assert [next(rows)[1], next(rows)[1]] == [
+        {"prompt": "One\n\n\nTwo", "response": "x"}, {"prompt": "Three", "response": "y\n\nz"}]
+    with pytest.raises(DataError, match=r"a.csv:11: 1 cells, expected 2"):
+        next(rows)
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), [
+    ("a.csv", "prompt,prompt\na,b\n", "a.csv:1: two columns of one name"),
+    ("a.json", '[{"prompt": "a"}]\n[{"prompt": "b"}]\n', "a.json:1: there is more after the end of the list"),
+    ("a.jsonl", '{"prompt": "a", "x": ' + "[" * 60 + "]" * 60 + "}", "a.jsonl:1: JSON that cannot be read: lists or objects nested more than 50 deep"),
+    ("a.csv", "prompt,x\na," + "[" * 60 + "]" * 60 + "\n", "a.csv:2: JSON that cannot be read: lists or objects nested more than 50 deep"),
+])
+def test_what_would_be_lost_or_cannot_travel_is_refused(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content)
+    assert expected in refused(read.prompts, DataSource(path=str(tmp_path / name)))
+
+
+def test_columns_may_change_places(tmp_path):
+    source = lines(tmp_path / "a.jsonl", {"prompt": "the answer", "response": "the question"})
+    source.columns = {"prompt": "response", "response": "prompt"}
+    assert [turn["content"] for turn in read.instructions(source)[0]["messages"]] == ["the question", "the answer"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "a.jsonl")
+    assert "expected a file or a folder" in refused(read.prompts, DataSource(path=str(tmp_path / "a.jsonl")))
+
+
+def test_messages_obey_no_terminal(tmp_path):
+    said = refused(read.prompts, lines(tmp_path / "a.jsonl", {"\x1b]0;owned\x07\ud800\u202e": 1}))
+    assert r"\x1b]0;owned\x07\ud800\u202e" in said
+
+
 CELLS = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6), lambda inner: st.lists(inner, max_size=3), max_leaves=4)
 NAMES = st.sampled_from(["prompt", "messages", "response", "responses", "ratings", "chosen", "rejected", "text", "role", "content"])
 ROWS = st.dictionaries(NAMES, CELLS | st.lists(st.dictionaries(NAMES, CELLS, max_size=2), max_size=3) | st.just(PAIR["chosen"]), max_size=4)
