@@ -61,7 +61,7 @@ def structures(engines: int, scale: float) -> Numbers:
     """Admission, buffer, grouping and the cut into minibatches, called as the loop calls them."""
     batch, updates = steps(engines, scale)
     admission = Admission(batch, STALENESS, total=updates * batch)
-    buffer, groups = Buffer(batch, STALENESS), ScoringGroups(batch, 16)
+    buffer, groups = Buffer(batch, STALENESS), ScoringGroups(16)
     random, running = np.random.default_rng(0), []
     picks = iter(random.random(updates * batch).tolist())
     started = time.perf_counter()
@@ -69,7 +69,9 @@ def structures(engines: int, scale: float) -> Numbers:
         while admission.allowed:
             index = admission.admitted
             buffer.admitted(index, admission.admit())
+            groups.admit(index)
             running.append(index)
+        groups.close()
         if buffer.whole:
             minibatches(len(buffer.take()), 2, seed=0, version=admission.version, epoch=0)
             admission.train(batch)

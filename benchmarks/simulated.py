@@ -4,13 +4,12 @@ the fleet, which chooses the engine of a sample, are the real ones.
 
 import asyncio
 import random
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
 
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.experience.prompts import prompt_stream as real_prompt_stream
+from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.rollout.fleet import RolloutFleet
 
@@ -27,8 +26,8 @@ def run_config(engines: int, batch: int, updates: int, staleness: int) -> RunCon
     })
 
 
-def prompt_stream() -> Iterator[Prompt]:
-    return real_prompt_stream([np.zeros(PROMPT, np.int32)] * 1024, [{}] * 1024, responses=1, seed=0)
+def prompt_stream() -> PromptStream:
+    return PromptStream([np.zeros(PROMPT, np.int32)] * 1024, [{}] * 1024, responses=1, seed=0)
 
 
 async def roles(config: RunConfig) -> SimpleNamespace:

@@ -1,5 +1,6 @@
 """The commands, and nothing else. What a command needs is imported when it runs: `config` answers without torch."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,9 @@ Overrides = Annotated[
 RunDir = Annotated[Path, typer.Argument(help="Folder of the run, such as runs/quickstart.", show_default=False)]
 
 
+Force = Annotated[bool, typer.Option("--force", help="Also with changes that make it another run: model, data, seed.")]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from scale_rlhf import __version__
@@ -59,6 +63,8 @@ def run(config: Config, overrides: Overrides = None) -> None:
     from scale_rlhf.config.load import load_config
 
     loaded = load_config(config, overrides or ())
+    if left := _unfinished(loaded):
+        return resume(left)
     from scale_rlhf.stages import runner
 
     runner.run(loaded)
@@ -89,11 +95,11 @@ def evaluate(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def resume(run_dir: RunDir, overrides: Overrides = None) -> None:
-    """Go on with a run at its first stage that is not done."""
+def resume(run_dir: RunDir, overrides: Overrides = None, force: Force = False) -> None:
+    """Go on with a run at its first stage that is not done, from that stage's last checkpoint."""
     from scale_rlhf.stages import runner
 
-    runner.resume(run_dir, overrides or ())
+    runner.resume(run_dir, overrides or (), force)
 
 
 @app.command("config")
@@ -107,6 +113,17 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
     typer.echo(dump(loaded), nl=False)
     for note in notes:
         typer.echo(f"# {note}", err=True)
+
+
+def _unfinished(config) -> Path | None:
+    """The run of that name that is not done, if whoever sits here wants to go on with it; a script gets a new run."""
+    from scale_rlhf.orchestration.run_folder import unfinished
+
+    left = unfinished(Path(config.run.folder), config.run.name)
+    if left is None:
+        return None
+    typer.echo(f"{left.path} is not done: {', '.join(left.stages_left())}. scale-rlhf resume {left.path} goes on with it")
+    return left.path if sys.stdin.isatty() and typer.confirm("Go on with it, instead of beginning a new run?") else None
 
 
 def _single(stage: str, config: Path, overrides: list[str] | None) -> None:

@@ -13,7 +13,7 @@ from benchmarks.peer import serve
 from benchmarks.pin import pin
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.experience.buffer import Scored
-from scale_rlhf.experience.prompts import prompt_stream
+from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration.loop import Loop
 from scale_rlhf.orchestration.roles import Roles, StartingModels
@@ -150,7 +150,7 @@ class Ours:
         return prompts[step * size :]
 
     def _stream(self):
-        return prompt_stream(self.ids, self.rows, responses=self.config.ppo.responses_per_prompt, seed=0)
+        return PromptStream(self.ids, self.rows, responses=self.config.ppo.responses_per_prompt, seed=0)
 
     def _size(self) -> int:
         return self.config.ppo.prompts_per_step * self.config.ppo.responses_per_prompt

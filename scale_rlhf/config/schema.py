@@ -173,13 +173,16 @@ class RolloutSection(Placed):
 class RewardSection(FrozenRole):
     """Exactly one of model, function and url; all null: the model that the reward stage made.
 
-    Only a model has workers, dtype, tokens_per_batch and max_wait_ms; only a function or a service has timeout_seconds.
+    Only a model has workers, dtype, tokens_per_batch and max_wait_ms; only a function or a service has timeout_seconds,
+    retries and retry_seconds.
     """
 
     model: str | None = Field(None, description="Folder or hub name of a sequence-classification model.")
     function: str | None = Field(None, description="Import path of a Python function, package.module:name.")
     url: str | None = Field(None, description="Address of an HTTP service.")
-    timeout_seconds: PositiveFloat = Field(60.0, description="Of one call of a function or service.")
+    timeout_seconds: PositiveFloat = Field(60.0, description="Of one try of a call of a function or service.")
+    retries: int = Field(3, ge=0, le=20, description="Further tries of a call of a function or service that failed, came too late or gave nonsense; after them its samples are left out, and counted.")
+    retry_seconds: float = Field(0.25, ge=0, le=60, description="Wait before the first further try; twice as long before each that follows, but at most a minute.")
 
 
 class ReferenceSection(FrozenRole):
@@ -214,7 +217,7 @@ class PPOSection(Section):
     kl_horizon: PositiveInt = Field(10000, description="Samples over which the adaptive coefficient moves.")
     whiten_advantages: bool = Field(True, description="Advantages of the whole batch get mean 0 and deviation 1; with advantages: gae.")
     missing_end_penalty: float | None = Field(-1.0, description="Added to the score of a response that never ended. null: none.")
-    save_every: PositiveInt | None = Field(None, description="Also save the policy every so many steps.")
+    export_every: PositiveInt | None = Field(None, description="Also write the policy as a Hugging Face folder, models/ppo-step-N, every so many steps.")
 
 
 class OverlapSection(Section):
@@ -229,6 +232,14 @@ class OverlapSection(Section):
     recompute_cache: bool = Field(True, description="After an update in flight compute the key-value cache again with the new weights. false goes on with the old cache: right only because the ratio is against the engine's own log-probabilities.")
     update_wave: PositiveInt | None = Field(None, description="Engines that take a version at the same time. null: all together.")
     score_group: PositiveInt = Field(16, description="With max_staleness 0, samples that are scored together; groups are fixed by sample index.")
+
+
+class CheckpointSection(Section):
+    """What a PPO run can go on from: `ppo/checkpoints` in its folder."""
+
+    save_every: Annotated[str, Field(pattern=r"^[1-9]\d* ?(steps?|min)$")] | None = Field("10 min", description="How often a checkpoint is made: `20 steps` or `10 min`. null: never.")
+    keep_last: PositiveInt = Field(2, description="Newest checkpoints that are kept; a damaged one is made good by the one before.")
+    keep_best: bool = Field(True, description="Also keep the one with the highest mean reward.")
 
 
 class EvaluationSection(Section):
@@ -254,6 +265,7 @@ class LimitsSection(Section):
     score_seconds: PositiveFloat = Field(300.0, description="For one scoring request.")
     update_seconds: PositiveFloat = Field(1800.0, description="For one update of policy or value.")
     publish_seconds: PositiveFloat = Field(300.0, description="For one version to reach the engines.")
+    checkpoint_seconds: PositiveFloat = Field(1800.0, description="For one checkpoint to be written.")
     parity_gap: PositiveFloat | None = Field(None, description="Largest difference between engine and trainer log-probabilities on the probe. null: 1e-4 in float32, 0.15 in bfloat16.")
     probe_every: PositiveInt = Field(1, description="Steps between probes.")
 
@@ -274,6 +286,7 @@ class RunConfig(Section):
     value: ValueSection = ValueSection()
     ppo: PPOSection = PPOSection()
     overlap: OverlapSection = OverlapSection()
+    checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
     cluster: ClusterSection = ClusterSection()
     limits: LimitsSection = LimitsSection()

@@ -84,6 +84,16 @@ class Buffer:
         """Samples that are scored and wait."""
         return len(self._ready)
 
+    @property
+    def scored(self) -> list[Scored]:
+        """Samples that are scored and wait, as they came."""
+        return list(self._ready.values())
+
+    @property
+    def in_flight(self) -> list[tuple[int, int]]:
+        """(index, version of admission) of every sample that is admitted and neither trained nor filtered, oldest first."""
+        return [*self._turn.items(), *(one for one in self._behind if one[0] not in self._gone)]
+
     def late(self) -> list[int]:
         """Indices of samples that may get no older, and have not arrived: the learner waits for these."""
         return [index for index, admitted in self._turn.items()

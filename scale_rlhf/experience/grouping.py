@@ -1,25 +1,40 @@
-"""Samples that are scored together: groups fixed by sample index, each complete when its members have ended."""
-
-from dataclasses import dataclass, field
+"""Samples that are scored together: groups cut in the order of admission, each complete when its members have ended."""
 
 from scale_rlhf.experience.sample import Sample
 
 
-@dataclass
 class ScoringGroups:
-    """Groups of `size` within a batch of `batch`; a group never spans two batches, which could wait for each other."""
+    """Groups of `size`, numbered from 0. The last of those that may start now is closed smaller: a group never waits for
+    samples that nobody may admit yet.
+    """
 
-    batch: int
-    size: int
-    parts: dict[int, list[Sample]] = field(default_factory=dict)
+    def __init__(self, size: int):
+        self.size = size
+        self._number, self._open = 0, 0  # of the group that is being filled; its members so far
+        self._group: dict[int, int] = {}  # sample -> its group
+        self._missing: dict[int, int] = {}  # group -> members that have not ended
+        self._ended: dict[int, list[Sample]] = {}
+
+    def admit(self, index: int) -> None:
+        """Sample `index` starts."""
+        self._group[index] = self._number
+        self._missing[self._number] = self._missing.get(self._number, 0) + 1
+        self._open += 1
+        if self._open == self.size:
+            self.close()
+
+    def close(self) -> None:
+        """No more samples start for now."""
+        if self._open:
+            self._number, self._open = self._number + 1, 0
 
     def add(self, sample: Sample) -> tuple[int, list[Sample]] | None:
-        """Returns (group number, its samples by index) when this sample completes its group."""
-        groups_a_batch = -(-self.batch // self.size)
-        number = sample.index // self.batch * groups_a_batch + sample.index % self.batch // self.size
-        part = self.parts.setdefault(number, [])
-        part.append(sample)
-        first = number % groups_a_batch * self.size
-        if len(part) < min(self.size, self.batch - first):
+        """A sample has ended. Returns (group number, its samples by index) when that completes a closed group."""
+        number = self._group.pop(sample.index)
+        ended = self._ended.setdefault(number, [])
+        ended.append(sample)
+        self._missing[number] -= 1
+        if self._missing[number] or number == self._number:
             return None
-        return number, sorted(self.parts.pop(number), key=lambda s: s.index)
+        del self._missing[number], self._ended[number]
+        return number, sorted(ended, key=lambda one: one.index)

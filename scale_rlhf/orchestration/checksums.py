@@ -18,8 +18,10 @@ from scale_rlhf.orchestration.run_folder import write_atomically
 MANIFEST = "manifest.json"
 _CHUNK = 4 << 20  # bytes
 
+Described = dict[str, dict[str, int | str]]  # name -> {"bytes", "xxh3"}
 
-def describe(folder: Path) -> dict[str, dict[str, int | str]]:
+
+def describe(folder: Path) -> Described:
     """{name relative to the folder, with "/": {"bytes": size, "xxh3": 16 hex digits}} of every file but the manifest."""
     folder = Path(folder)
     return {name: describe_file(folder / name) for name in _names(folder)}
@@ -27,11 +29,11 @@ def describe(folder: Path) -> dict[str, dict[str, int | str]]:
 
 def describe_file(path: Path) -> dict[str, int | str]:
     """{"bytes", "xxh3"} of one file, once it has reached the disk."""
-    _sync(path)
+    sync(path)
     return {"bytes": path.stat().st_size, "xxh3": _xxh3(path)}
 
 
-def problems(folder: Path, described: dict[str, dict[str, int | str]]) -> list[str]:
+def problems(folder: Path, described: Described) -> list[str]:
     """What is not as `describe` found it, a sentence a file; [] where all is. A file more than described is one too.
 
     Sizes are compared first, so that a cut file is found without being read.
@@ -50,7 +52,7 @@ def problems(folder: Path, described: dict[str, dict[str, int | str]]) -> list[s
     return found
 
 
-def seal(folder: Path, known: dict[str, dict[str, int | str]] | None = None, **values) -> None:
+def seal(folder: Path, known: Described | None = None, **values) -> None:
     """Write the manifest: the files' sizes and checksums, with `values` (JSON) beside them. Files first reach the disk.
 
     known: files that whoever wrote them has described already, in the form of `describe`.
@@ -58,7 +60,7 @@ def seal(folder: Path, known: dict[str, dict[str, int | str]] | None = None, **v
     folder, known = Path(folder), known or {}
     files = {name: known.get(name) or describe_file(folder / name) for name in _names(folder)}
     write_atomically(folder / MANIFEST, json.dumps({**values, "files": files}, indent=2) + "\n")
-    _sync(folder)
+    sync(folder)
 
 
 def manifest(folder: Path) -> dict:
@@ -93,7 +95,8 @@ def _xxh3(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

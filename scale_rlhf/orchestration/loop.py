@@ -22,7 +22,7 @@ travels to the caller.
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -33,8 +33,10 @@ from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.experience.admission import Admission
 from scale_rlhf.experience.buffer import Buffer, Scored
 from scale_rlhf.experience.grouping import ScoringGroups
+from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.deadlines import first_failure
+from scale_rlhf.orchestration.loop_state import LoopState
 from scale_rlhf.orchestration.parity import Parity
 from scale_rlhf.orchestration.roles import Roles
 from scale_rlhf.orchestration.step_metrics import StepClock, rates, step_metrics
@@ -56,9 +58,14 @@ class Step:
 class Loop:
     """Makes config.ppo.steps versions of the policy from a stream of prompts. `roles` are started."""
 
-    def __init__(self, config: RunConfig, roles: Roles, prompts: Iterator[Prompt], on_step: Callable[[Step], Awaitable[None]]):
-        """on_step: awaited after each version is handed over, and before the next update; generation goes on meanwhile."""
+    def __init__(self, config: RunConfig, roles: Roles, prompts: PromptStream, on_step: Callable[[Step], Awaitable[None]],
+                 start: LoopState | None = None):
+        """on_step: awaited after each version is handed over, and before the next update; generation goes on meanwhile.
+
+        start: where to go on from; the policy and the value model must hold that version.
+        """
         ppo, staleness = config.ppo, config.overlap.max_staleness
+        self.start = start
         self.config, self.roles, self.prompts, self.on_step = config, roles, prompts, on_step
         self.batch = ppo.prompts_per_step * ppo.responses_per_prompt
         self.admission = Admission(self.batch, staleness, total=ppo.steps * self.batch)
@@ -66,7 +73,7 @@ class Loop:
         # At staleness 0 nothing may depend on timing: scoring is cut by sample index. Otherwise a prompt's responses are
         # scored the moment they are whole, and the servers batch what arrives.
         self.fixed = staleness == 0
-        self.groups = ScoringGroups(self.batch, config.overlap.score_group if self.fixed else ppo.responses_per_prompt)
+        self.groups = ScoringGroups(group_size(config))
         self.kl_coefficient = ppo.kl_coefficient
         self.controller = AdaptiveKLController(ppo.kl_coefficient, ppo.kl_target, ppo.kl_horizon) if ppo.kl_target else None
         self.parity = Parity(config, roles)
@@ -81,20 +88,58 @@ class Loop:
             with rare_garbage_collection():
                 async with asyncio.TaskGroup() as tasks:
                     self.tasks = tasks
+                    metrics = await (self._begin() if self.start is None else self._go_on(self.start))
                     admitting = tasks.create_task(self._admit())
-                    await self._learn()
+                    await self._learn(metrics)
                     admitting.cancel()
         except ExceptionGroup as failures:
             raise first_failure(failures) from None
 
+    def state(self) -> LoopState:
+        """What to go on from, once `on_step` was told of a step and before the next update."""
+        return LoopState(
+            self.buffer.version, self.kl_coefficient, self.admission.admitted, self.admission.filtered,
+            self.buffer.in_flight, self.buffer.scored, self.parity.shown,
+        )
+
+    async def _begin(self) -> dict[str, float]:
+        return await self.parity.begin(0)
+
+    async def _go_on(self, start: LoopState) -> dict[str, float]:
+        """Engines take the version first: no sample may start with older weights than it was admitted with."""
+        before = start.version - 1
+        self.admission.version, self.admission.trained = before, before * self.batch
+        self.admission.admitted, self.admission.filtered = start.admitted, start.filtered
+        self.buffer.version, self.kl_coefficient, self.parity.shown = start.version, start.kl_coefficient, start.probe
+        if self.controller is not None:
+            self.controller.coefficient = start.kl_coefficient
+        await self._publish(start.version)
+        await self.loads[-1]
+        self.loaded = {}
+        for index, version in start.in_flight:
+            self.buffer.admitted(index, version)
+        for one in start.scored:
+            self.buffer.add(one)
+            self.clock.went_through(one.sample.index)
+        self._issue(start.unfinished())
+        return {}
+
     async def _admit(self) -> None:
         while True:
+            admitted = []
             while self.admission.allowed:
-                prompt = next(self.prompts)
-                self.buffer.admitted(prompt.index, self.admission.admit())
-                self.clock.admitted(prompt.index)
-                self.tasks.create_task(self._sample(prompt))
+                admitted.append(self.admission.admitted)
+                self.buffer.admitted(admitted[-1], self.admission.admit())
+            self._issue(admitted)
             await self._until(lambda: self.admission.allowed > 0)
+
+    def _issue(self, indices: Sequence[int]) -> None:
+        """Start samples that are admitted."""
+        for index in indices:
+            self.groups.admit(index)
+            self.clock.admitted(index)
+            self.tasks.create_task(self._sample(self.prompts[index]))
+        self.groups.close()
 
     async def _sample(self, prompt: Prompt) -> None:
         sample = await self.roles.rollout.generate(prompt)
@@ -112,9 +157,8 @@ class Loop:
             self.clock.scored(sample.index)
         self._notify()
 
-    async def _learn(self) -> None:
-        metrics = await self.parity.begin(0)
-        for version in range(self.config.ppo.steps):
+    async def _learn(self, metrics: dict[str, float]) -> None:
+        for version in range(self.buffer.version, self.config.ppo.steps):
             batch = await self._batch()
             metrics |= await self._update(version, batch)
             await self._publish(version + 1)
@@ -122,8 +166,8 @@ class Loop:
             if self.fixed:
                 await self.loads[-1]
             metrics |= step_metrics(batch, version, self.kl_coefficient)
-            await self._report(Step(version + 1, batch, metrics))
             self._adapt(metrics["kl/reference_mean"])
+            await self._report(Step(version + 1, batch, metrics))
             metrics = {}
         await self.loads[-1]
 
@@ -213,6 +257,14 @@ class Loop:
 
     def _notify(self) -> None:
         self.changed.set()
+
+
+def group_size(config: RunConfig) -> int:
+    """Samples that are scored together. A prompt's responses never part: a group that cannot be scored is replaced whole."""
+    responses = config.ppo.responses_per_prompt
+    if config.overlap.max_staleness:
+        return responses
+    return -(-config.overlap.score_group // responses) * responses
 
 
 @contextmanager

@@ -117,6 +117,13 @@ class RunFolder:
         record["stages"][stage] = {"state": state, "at": _now(), **values}
         self._write_state(record)
 
+    def go_on(self, config: RunConfig, changes: Sequence[str]) -> None:
+        """The run is resumed, with what has changed in its configuration: config.yaml is now this one."""
+        record = self.state()
+        record["resumed"] = [*record.get("resumed", []), {"at": _now(), "changes": list(changes)}]
+        write_atomically(self.path / "config.yaml", without_secrets(dump(config)))
+        self._write_state(record)
+
     def note(self, **values) -> None:
         """Keeps values about the whole run (seconds, peak memory) in run.json."""
         self._write_state({**self.state(), **values})
@@ -151,6 +158,16 @@ def environment(config: RunConfig) -> dict:
         "seeds": {"run": config.run.seed, "practice": config.data.practice.seed if config.data.practice else None},
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
+
+
+def unfinished(parent: Path, name: str) -> RunFolder | None:
+    """The newest run of that name, where it has stages left."""
+    newest = None
+    for path in _candidates(parent, name):
+        if not _is_run(path):
+            break
+        newest = RunFolder(path)
+    return newest if newest is not None and newest.stages_left() else None
 
 
 def check_free(parent: Path, name: str) -> None:

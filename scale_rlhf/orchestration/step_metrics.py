@@ -50,6 +50,10 @@ class StepClock:
     def scored(self, index: int) -> None:
         self.events["scored"][index] = self.clock()
 
+    def went_through(self, index: int) -> None:
+        """A sample came with the state that the run goes on from."""
+        self.admitted(index), self.generated(index), self.scored(index)
+
     @contextmanager
     def time(self, what: str) -> Iterator[None]:
         with self.spans.span(what):

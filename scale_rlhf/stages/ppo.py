@@ -1,60 +1,93 @@
 """PPO: five roles, each its own actors, one loop. This file composes them; `orchestration/loop.py` is the algorithm's course."""
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import numpy as np
+import xxhash
 
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.experience.prompts import prompt_stream
+from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
+from scale_rlhf.orchestration.checkpoint import Checkpoints
 from scale_rlhf.orchestration.loop import Loop, Step
+from scale_rlhf.orchestration.loop_state import LoopState
+from scale_rlhf.orchestration.record import Record
 from scale_rlhf.orchestration.roles import Roles, StartingModels
 from scale_rlhf.orchestration.run_folder import RunFolder
-from scale_rlhf.orchestration.step_metrics import slowest
 
 
 def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
-    """Align the policy. Leaves models/ppo, metrics/ppo.jsonl and ppo/samples.jsonl in the run's folder."""
+    """Align the policy, from the newest checkpoint where there is one. Leaves models/ppo, metrics/ppo.jsonl and
+    ppo/samples.jsonl in the run's folder.
+    """
     from scale_rlhf.data.chat import load_tokenizer
 
     models = starting_models(config, folder)
     tokenizer = load_tokenizer(models.policy, config.model)
     token_ids, rows = training_prompts(config, folder, tokenizer)
     started = time.monotonic()
-    with ExitStack() as stack:
-        record = stack.enter_context(Record(config, folder, tokenizer))
-        asyncio.run(train(config, models, [tokenizer.eos_token_id], token_ids, rows, record, folder))
-    return record.summary() | {"seconds": time.monotonic() - started}
+    with Record(config, folder, tokenizer) as record:
+        training = Training(config, folder, models, [tokenizer.eos_token_id], token_ids, rows, record)
+        accounts = asyncio.run(training.run())
+    return record.summary() | accounts | {"seconds": time.monotonic() - started}
 
 
-async def train(
-    config: RunConfig, models: StartingModels, end_token_ids: Sequence[int], token_ids: Sequence[Sequence[int]],
-    rows: Sequence[dict], record: "Record", folder: RunFolder | None,
-) -> None:
-    """Start the roles, run the loop, save the policy and the value model, end the roles, whatever happens."""
-    roles = Roles(config, models, end_token_ids)
-    try:
-        await roles.start(probe=empty_answers(token_ids, rows, end_token_ids))
-        stream = prompt_stream(token_ids, rows, responses=config.ppo.responses_per_prompt, seed=config.run.seed)
+class Training:
+    """The stage from start to end: roles that start, go on from the newest checkpoint, and are ended, whatever happens."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, models: StartingModels, end_token_ids: Sequence[int],
+                 token_ids: Sequence[Sequence[int]], rows: Sequence[dict], record: Record):
+        self.config, self.folder, self.models, self.record = config, folder, models, record
+        self.end_token_ids, self.token_ids, self.rows = end_token_ids, token_ids, rows
+        self.prompts = PromptStream(token_ids, rows, responses=config.ppo.responses_per_prompt, seed=config.run.seed)
+        self.checkpoints = Checkpoints(folder.stage("ppo") / "checkpoints", config, fingerprint(token_ids))
+        self.cost: dict[str, float] = {}  # of the last checkpoint; the next step's line tells it
+
+    async def run(self) -> dict[str, int]:
+        """Returns how many samples were trained, filtered, and trained in vain."""
+        roles = Roles(self.config, self.models, self.end_token_ids)
+        try:
+            await roles.start(probe=empty_answers(self.token_ids, self.rows, self.end_token_ids))
+            loop = await self._loop(roles)
+            await loop.run()
+            await self.checkpoints.finish()
+            await roles.policy.save(str(self.folder.model("ppo")))
+            if roles.value is not None:
+                await roles.value.save(str(self.folder.model("value")))
+            return self.record.account(loop.admission.admitted)
+        finally:
+            await self.checkpoints.abandon()
+            await roles.close()
+
+    async def _loop(self, roles: Roles) -> Loop:
+        """At the newest checkpoint that is whole, or at the beginning."""
+        path = await asyncio.to_thread(self.checkpoints.newest, self.record.tell)
+        start = await self.checkpoints.restore(path, roles, self.prompts) if path else None
+        self.record.go_back(start or LoopState())
 
         async def after(step: Step) -> None:
-            record.step(step)
-            if folder is not None and config.ppo.save_every and step.version % config.ppo.save_every == 0:
-                await roles.policy.save(str(folder.stage("ppo") / "checkpoints" / f"step-{step.version:06d}"))
+            step.metrics.update(self.cost)
+            self.record.step(step)
+            self.cost = {}
+            if self.checkpoints.due(step.version):
+                self.record.sync()  # a checkpoint knows of no sample that the files do not tell of
+                self.cost = await self.checkpoints.save(loop.state(), roles, step.metrics["reward/score_mean"])
+            if self.config.ppo.export_every and step.version % self.config.ppo.export_every == 0:
+                await roles.policy.save(str(self.folder.model(f"ppo-step-{step.version:06d}")))
 
-        loop = Loop(config, roles, stream, after)
-        loop.parity.probe_with([np.asarray(ids, dtype=np.int32) for ids in token_ids])
-        await loop.run()
-        if folder is not None:
-            await roles.policy.save(str(folder.model("ppo")))
-            if roles.value is not None:
-                await roles.value.save(str(folder.model("value")))
-    finally:
-        await roles.close()
+        loop = Loop(self.config, roles, self.prompts, after, start)
+        loop.parity.probe_with([np.asarray(ids, dtype=np.int32) for ids in self.token_ids])
+        return loop
+
+
+def fingerprint(token_ids: Sequence[Sequence[int]]) -> str:
+    """Of the training prompts, in order: a run goes on with those alone that it began with."""
+    digest = xxhash.xxh3_64()
+    for ids in token_ids:
+        digest.update(np.asarray([len(ids), *ids], dtype=np.int32).tobytes())
+    return digest.hexdigest()
 
 
 def empty_answers(token_ids: Sequence[Sequence[int]], rows: Sequence[dict], end_token_ids: Sequence[int]) -> list[Sample]:
@@ -94,59 +127,3 @@ def training_prompts(config: RunConfig, folder: RunFolder, tokenizer) -> tuple[l
     return [list(prompt_ids(tokenizer, row["messages"])) for row in rows], rows
 
 
-class Record:
-    """What a person sees of a run, and what stays of it: a line a step, metrics, every sample."""
-
-    def __init__(self, config: RunConfig, folder: RunFolder, tokenizer):
-        self.config, self.folder, self.tokenizer = config, folder, tokenizer
-        self.history: list[dict[str, float]] = []
-
-    def __enter__(self) -> "Record":
-        from scale_rlhf.telemetry.metrics import MetricsLog
-        from scale_rlhf.telemetry.progress import stage_progress
-        from scale_rlhf.telemetry.timeline import Timeline
-
-        self.stack = ExitStack()
-        self.log = MetricsLog(self.folder, "ppo")
-        self.stack.callback(self.log.close)
-        self.timeline = Timeline(self.folder.timeline)
-        self.stack.callback(self.timeline.close)
-        self.samples = self.stack.enter_context(open(self.folder.stage("ppo") / "samples.jsonl", "w"))
-        self.progress = self.stack.enter_context(stage_progress("ppo", self.config.ppo.steps))
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.stack.close()
-
-    def step(self, step: Step) -> None:
-        """One line with what matters; details go to files."""
-        numbers = step.metrics
-        self.history.append(numbers)
-        self.log.log(step.version, numbers)
-        self.timeline.add(step.lanes)
-        for one in step.batch:
-            line = self._line(step.version, one.sample, one.score, one.reference_logprobs)
-            self.samples.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.samples.flush()
-        self.progress.advance(1, f"score {numbers['reward/score_mean']:+.3f}  KL {numbers['kl/reference_mean']:.2f}  "
-                                 f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s  "
-                                 f"slowest: {slowest(numbers)}")
-
-    def summary(self) -> dict[str, float]:
-        first, last = self.history[0], self.history[-1]
-        return {
-            "score_first": first["reward/score_mean"], "score_last": last["reward/score_mean"], "kl": last["kl/reference_mean"],
-            "steps": len(self.history), "seconds_a_step": float(np.median([one["time/step"] for one in self.history])),
-        }
-
-    def _line(self, version: int, sample: Sample, score: float, reference: np.ndarray) -> dict:
-        messages = sample.prompt.row.get("messages")
-        return {
-            "step": version, "index": sample.index,
-            "prompt": messages[-1]["content"] if messages else sample.prompt.token_ids.tolist(),
-            "response": self.tokenizer.decode(sample.response_ids, skip_special_tokens=True),
-            "score": score, "ended": sample.ended,
-            "kl": float((sample.logprobs - reference).sum(dtype=np.float64)), "tokens": len(sample.response_ids),
-            "logprob": float(sample.logprobs.sum(dtype=np.float64)), "prompt_ids": sample.prompt.token_ids.tolist(),
-            "response_ids": sample.response_ids.tolist(),
-        }

@@ -22,11 +22,13 @@ from scale_rlhf.cluster.installation import check_installation
 from scale_rlhf.cluster.processes import ProcessWatch
 from scale_rlhf.cluster.ray_cluster import session
 from scale_rlhf.cluster.signals import interruptible, uninterrupted
+from scale_rlhf.config.changes import changes
 from scale_rlhf.config.checks import check, stages_of
+from scale_rlhf.config.load import load_config
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.data.checks import check_data
 from scale_rlhf.data.sources import sources
-from scale_rlhf.errors import RunError, UserError
+from scale_rlhf.errors import ConfigError, RunError, UserError
 from scale_rlhf.orchestration.run_folder import RunFolder, check_free
 from scale_rlhf.redaction import without_secrets
 from scale_rlhf.stages.summary import final_table, stage_line
@@ -61,22 +63,30 @@ def run(config: RunConfig, stages: Sequence[str] | None = None) -> RunFolder:
     return _carry_on(config, folder, stages, notes)
 
 
-def resume(path: str | Path, overrides: Sequence[str] = ()) -> RunFolder:
-    """Goes on with the run at `path` at its first stage that is not done.
+def resume(path: str | Path, overrides: Sequence[str] = (), force: bool = False) -> RunFolder:
+    """Goes on with the run at `path` at its first stage that is not done, from that stage's last checkpoint.
 
-    overrides: key.path=value, for what the folder does not keep (an address with a password) or for another cluster.
+    overrides: key.path=value, for what the folder does not keep (an address with a password) or for another cluster. Those
+    that would make it another run (model, data, seed) raise ConfigError, unless `force`.
     """
     folder = RunFolder.open(path)
     config = folder.config(overrides)
     stages = folder.stages_left()
     if not stages:
         raise RunError(f"{folder.path}: all stages of this run are done; `scale-rlhf run` starts a new one")
-    notes = check(config, stages, earlier=[name for name in folder.state()["stages"] if name not in stages])
+    changed = changes(load_config(folder.path / "config.yaml"), config) if overrides else []
+    if (harmful := [change for change in changed if change.harmful]) and not force:
+        listed = "\n".join(f"  {change}" for change in harmful)
+        raise ConfigError(f"{folder.path}: a run that has begun cannot go on with\n{listed}\n"
+                          "Leave these as they were, begin a new run, or give --force if you know what it does to the result")
+    notes = [f"changed since it began: {change}" for change in changed]
+    notes += check(config, stages, earlier=[name for name in folder.state()["stages"] if name not in stages])
     _prepare_process(config)
     if config.data.practice:
         notes += _practice_world(config, folder, stages)
     else:
         notes += check_data(config, sources(config, folder), stages)
+    folder.go_on(config, [str(change) for change in changed])
     return _carry_on(config, folder, stages, notes)
 
 

@@ -38,6 +38,10 @@ class MetricsLog:
         self._file.flush()
         self._add_events(self._writer(), line)
 
+    def sync(self) -> None:
+        """Wait until the lines are on the disk."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Flush and close both; a second call does nothing."""
         self._file.close()

@@ -15,6 +15,9 @@ class StageProgress(Protocol):
     def advance(self, n: float = 1, text: str = "") -> None:
         """`n` more of the total are done; `text`, such as a loss, is shown beside the numbers until the next."""
 
+    def tell(self, line: str) -> None:
+        """A line of its own, such as a warning."""
+
 
 @contextmanager
 def stage_progress(description: str, total: int, console: Console | None = None) -> Iterator[StageProgress]:
@@ -50,6 +53,9 @@ class _Bar:
     def advance(self, n: float = 1, text: str = "") -> None:
         self._progress.update(self._task, advance=n, text=text)
 
+    def tell(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
 
 class PlainLines:
     """Writes `description 12/100, 0:40 gone, about 4:53 left, TEXT`: at the start, every few seconds, and at the end.
@@ -71,6 +77,9 @@ class PlainLines:
         self._first = self._first or (self._clock(), self._done)
         if self._clock() - self._last >= SECONDS_BETWEEN_LINES:
             self._tell()
+
+    def tell(self, line: str) -> None:
+        self._write(line)
 
     def end(self) -> None:
         """The last line, unless it was written already."""

@@ -14,14 +14,16 @@ ORDER = ("controller", "rollout", "reward", "reference", "policy", "value")
 
 
 class Timeline:
-    """Appends spans by lane, such as "policy/0". A second run in the same folder replaces the file."""
+    """Appends spans by lane, such as "policy/0". goes_on: keep what is in the file; otherwise it is replaced."""
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, goes_on: bool = False):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = read_lanes(self.path) if goes_on and self.path.exists() else {}
         self._file = self.path.open("w", encoding="utf-8")
         self._lanes: dict[str, int] = {}
         self._first = True
+        self.add(before)
 
     def add(self, lanes: Mapping[str, Sequence[Span]]) -> None:
         """Write spans; a lane gets its number, in the order of the data's way, when it first appears."""
@@ -52,9 +54,12 @@ class Timeline:
 
 
 def read_lanes(path: Path | str) -> dict[str, list[Span]]:
-    """Spans by lane from a timeline file, finished or not."""
-    text = Path(path).read_text(encoding="utf-8").rstrip().rstrip(",")
-    events = json.loads(text if text.endswith("]") else text + "]") if text else []
+    """Spans by lane from a timeline file, finished or not. A last event that a crash cut is left out."""
+    text = Path(path).read_text(encoding="utf-8").rstrip()
+    if not text.endswith("]"):  # an event a line: those before the last are whole
+        lines = text.splitlines()
+        text = "\n".join(lines if lines and lines[-1].endswith("}") else lines[:-1]).rstrip().rstrip(",") + "\n]"
+    events = json.loads(text) if text != "\n]" else []
     names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
     lanes: dict[str, list[Span]] = {name: [] for name in names.values()}
     for event in events:

@@ -1,6 +1,7 @@
 """A trained role as the loop sees it: a group of ranks that are called together, each wait with a deadline."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,12 +9,16 @@ import numpy as np
 
 from scale_rlhf.cluster.device import environment
 from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Sample
+from scale_rlhf.orchestration.checksums import Described
 from scale_rlhf.orchestration.deadlines import all_within
 from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.training.batch import TrainingBatch
 from scale_rlhf.training.worker import Numbers, TrainingWorker
 from scale_rlhf.weights.manifest import merge
+
+CHECKPOINT_POLL = 0.1  # seconds between questions whether a checkpoint is written
 
 Placement = tuple[Any, Sequence[int]]  # a Ray placement group, and the bundle of each rank
 
@@ -48,6 +53,30 @@ class TrainingGroup:
     async def save(self, folder: str) -> None:
         """Write the model as a Hugging Face folder, on rank 0's machine."""
         await self.call("save", str(folder), seconds=self.config.limits.publish_seconds, what=f"saving to {folder}")
+
+    async def checkpoint(self, folder: str) -> None:
+        """Every rank copies its state of training, and writes it into `folder` while training goes on."""
+        await self.call("checkpoint", folder, seconds=self.config.limits.publish_seconds, what="copying its state")
+
+    async def checkpointed(self, seconds: float) -> Described:
+        """Size and checksum of what every rank wrote, by name, once all have. Raises RunError past `seconds`."""
+        waiting, until = list(self.workers), time.monotonic() + seconds
+        described: Described = {}
+        while waiting:
+            # A rank answers between its other calls: this one never keeps an update waiting.
+            left = max(until - time.monotonic(), 0.0) + self.config.limits.update_seconds
+            found = await all_within([one.checkpointed.remote() for one in waiting], left, self.role, "a checkpoint")
+            described |= {name: file for one in found if one for name, file in one.items()}
+            waiting = [worker for worker, one in zip(waiting, found, strict=True) if one is None]
+            if waiting and time.monotonic() > until:
+                raise RunError(f"{self.role}: {len(waiting)} ranks did not write their checkpoint within {seconds:g} s "
+                               "(limits.checkpoint_seconds). Is the disk slow, or full?")
+            await asyncio.sleep(CHECKPOINT_POLL if waiting else 0)
+        return described
+
+    async def restore(self, folder: str) -> None:
+        """Go on from the state of training in `folder`."""
+        await self.call("restore", folder, seconds=self.config.limits.start_seconds, what=f"restoring {folder}")
 
     async def close(self) -> None:
         """Leave the process group and end the actors, whatever state they are in."""

@@ -16,13 +16,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from scale_rlhf.errors import RunError
-from scale_rlhf.orchestration.checksums import describe_file
+from scale_rlhf.orchestration.checksums import Described, describe_file
 from scale_rlhf.weights.manifest import shares
 
 KINDS = ("weight", "exp_avg", "exp_avg_sq")  # the moments by torch's names for AdamW's state
 RANDOM = "random"  # torch's generator of the rank
 
-Described = dict[str, dict[str, int | str]]  # size and checksum of files by name, see `orchestration.checksums`
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Pieces:
                 found[low - start : high - start] = self._files[name].get_slice(key)[low - begin : high - begin]
                 missing -= high - low
         if missing:
-            raise RunError(f"{self.folder}: holds another model: {missing} of {count} entries of {parameter} ({kind}) are missing")
+            raise RunError(f"{self.folder}: holds another model: {parameter} ({kind}) lacks {missing} of {count} entries")
         return found
 
     def random(self, rank: int) -> torch.Tensor | None:

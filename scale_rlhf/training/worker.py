@@ -17,6 +17,7 @@ from scale_rlhf.experience.packing import Pack, in_rows
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models import loading
 from scale_rlhf.models.forward import ScalarHead
+from scale_rlhf.orchestration.checksums import Described
 from scale_rlhf.telemetry.spans import Span, Spans, recorded
 from scale_rlhf.training import batch as cutting
 from scale_rlhf.training import deepspeed_config, process_group, state
@@ -108,7 +109,7 @@ class TrainingWorker:
         captured = state.capture(self.engine, self.transformer(self.engine.module), self.rank, self.world)
         self.writing = self.writer.submit(state.write, folder, self.rank, captured)
 
-    def checkpointed(self) -> state.Described | None:
+    def checkpointed(self) -> Described | None:
         """What this rank wrote; None while it still does. Raises RunError where it could not."""
         return self.writing.result() if self.writing.done() else None
 

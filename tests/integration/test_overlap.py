@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.experience.prompts import prompt_stream
+from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.orchestration.loop import Loop
 from scale_rlhf.orchestration.roles import Roles, StartingModels
 from scale_rlhf.telemetry.timeline import Timeline, read_lanes
@@ -40,7 +40,7 @@ def configuration(**overlap) -> RunConfig:
 
 
 def stream():
-    return prompt_stream(PROMPTS, [{}] * len(PROMPTS), responses=1, seed=0)
+    return PromptStream(PROMPTS, [{}] * len(PROMPTS), responses=1, seed=0)
 
 
 async def with_roles(config: RunConfig, path, body):

@@ -8,7 +8,7 @@ import pytest
 from scale_rlhf.config.checks import check
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError
-from scale_rlhf.experience.prompts import prompt_stream
+from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.orchestration.loop import Loop
 from scale_rlhf.orchestration.roles import Roles, StartingModels
 from tests.integration import three_tokens as task
@@ -43,7 +43,7 @@ async def train(config: RunConfig, path: str, saved: str) -> list:
     roles = Roles(config, StartingModels(path, path, path, None), end_token_ids=[])
     try:
         await roles.start()
-        loop = Loop(config, roles, prompt_stream([task.PROMPT], [{}], responses=1, seed=0), remember)
+        loop = Loop(config, roles, PromptStream([task.PROMPT], [{}], responses=1, seed=0), remember)
         loop.parity.probe_with([task.PROMPT])
         await loop.run()
         assert loop.admission.admitted == loop.admission.trained == config.ppo.steps * loop.batch

@@ -84,7 +84,7 @@ def test_every_chart_of_the_report_has_its_numbers(finished):
 def test_plain_transformers_give_what_the_run_saw(finished):
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    policy = AutoModelForCausalLM.from_pretrained(finished / "ppo" / "checkpoints" / "step-000002", dtype=torch.float32).eval()
+    policy = AutoModelForCausalLM.from_pretrained(finished / "models" / "ppo-step-000002", dtype=torch.float32).eval()
     reward = AutoModelForSequenceClassification.from_pretrained(finished / "models" / "reward", dtype=torch.float32).eval()
     last = [one for one in lines(finished / "ppo" / "samples.jsonl") if one["step"] == 3]
     for one in last:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scale_rlhf.experience.admission import Admission
 from scale_rlhf.experience.buffer import Buffer, Scored
 from scale_rlhf.experience.grouping import ScoringGroups
-from scale_rlhf.experience.prompts import prompt_stream
+from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
 
 
@@ -147,11 +147,16 @@ def test_before_any_sample_can_be_due_the_quick_ones_are_trained_first():
 def test_scoring_groups_depend_on_the_index_alone(batch, size, seed):
     found = []
     for order in (np.arange(3 * batch), np.random.default_rng(seed).permutation(3 * batch)):
-        groups = ScoringGroups(batch, size)
-        whole = [g for index in order if (g := groups.add(sample(int(index))))]
-        assert not groups.parts
+        groups, whole = ScoringGroups(size), []
+        for version in range(3):  # as the loop does at staleness 0: a batch is admitted, and ends in any order
+            for index in range(version * batch, (version + 1) * batch):
+                groups.admit(index)
+            groups.close()
+            ended = order[(order >= version * batch) & (order < (version + 1) * batch)]
+            whole += [g for index in ended if (g := groups.add(sample(int(index))))]
         found.append({number: [s.index for s in members] for number, members in whole})
     assert found[0] == found[1]
+    assert sorted(index for members in found[0].values() for index in members) == list(range(3 * batch))
     assert all(len({index // batch for index in members}) == 1 and len(members) <= size for members in found[0].values())
 
 
@@ -159,8 +164,8 @@ def test_prompts_come_in_an_order_that_the_seed_decides():
     ids, rows = [[i] for i in range(5)], [{"n": i} for i in range(5)]
 
     def first(count, seed):
-        stream = prompt_stream(ids, rows, responses=2, seed=seed)
-        return [next(stream) for _ in range(count)]
+        stream = PromptStream(ids, rows, responses=2, seed=seed)
+        return [stream[index] for index in range(count)]
 
     twenty = first(20, seed=1)
     assert [p.index for p in twenty] == list(range(20)) and [p.group for p in twenty] == [i // 2 for i in range(20)]

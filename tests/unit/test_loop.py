@@ -8,7 +8,7 @@ import pytest
 
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
-from scale_rlhf.experience.prompts import prompt_stream
+from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.deadlines import within
 from scale_rlhf.orchestration.loop import Loop
@@ -85,7 +85,7 @@ def run(world: World, staleness: int, steps: int = 6, **ppo) -> tuple[Loop, list
         done.append(step)
 
     async def go() -> Loop:
-        loop = Loop(config, world.roles(), prompt_stream([[1]], [{}], responses=config.ppo.responses_per_prompt, seed=0), on_step)
+        loop = Loop(config, world.roles(), PromptStream([[1]], [{}], responses=config.ppo.responses_per_prompt, seed=0), on_step)
         world.loop = loop
         await loop.run()
         return loop

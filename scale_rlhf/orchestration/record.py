@@ -1,0 +1,112 @@
+"""What a person sees of a PPO run, and what stays of it: a line a step, metrics, the timeline, every sample."""
+
+import json
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.experience.sample import Sample
+from scale_rlhf.orchestration import ledger
+from scale_rlhf.orchestration.checkpoint import discard_after
+from scale_rlhf.orchestration.loop import Step
+from scale_rlhf.orchestration.loop_state import LoopState
+from scale_rlhf.orchestration.run_folder import RunFolder
+from scale_rlhf.orchestration.step_metrics import slowest
+
+
+class Record:
+    """Call `go_back` with where the loop begins, then `step` after each version; again when it begins anew."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, tokenizer):
+        self.config, self.folder, self.tokenizer = config, folder, tokenizer
+        self.place: Path = folder.stage("ppo")
+        self.history: list[dict[str, float]] = []
+        self.shown = 0  # steps that the progress bar shows
+        self.files = ExitStack()
+
+    def __enter__(self) -> "Record":
+        from scale_rlhf.telemetry.progress import stage_progress
+
+        self.stack = ExitStack()
+        self.stack.callback(lambda: self.files.close())
+        self.progress = self.stack.enter_context(stage_progress("ppo", self.config.ppo.steps))
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.stack.close()
+
+    def tell(self, line: str) -> None:
+        """A line for whoever watches, beside the progress."""
+        self.progress.tell(line)
+
+    def go_back(self, state: LoopState) -> None:
+        """The loop begins at this state: what the files tell of later steps is void."""
+        from scale_rlhf.telemetry.metrics import MetricsLog, read_metrics
+        from scale_rlhf.telemetry.timeline import Timeline
+
+        self.files.close()
+        undone = ledger.go_back(self.place, state)
+        discard_after(self.place / "checkpoints", state.version)
+        self.files = ExitStack()
+        self.log = MetricsLog(self.folder, "ppo", after=state.version)
+        self.files.callback(self.log.close)
+        self.timeline = Timeline(self.folder.timeline, goes_on=state.version > 0)
+        self.files.callback(self.timeline.close)
+        self.samples = self.files.enter_context(open(self.place / ledger.TRAINED, "a", encoding="utf-8"))
+        self.filtered = self.files.enter_context(open(self.place / ledger.FILTERED, "a", encoding="utf-8"))
+        self.history = read_metrics(self.folder.metrics("ppo"))
+        self.progress.advance(state.version - self.shown)
+        self.shown = state.version
+        if state.version or undone:
+            void = f"; {undone} samples of later steps are void" if undone else ""
+            self.tell(f"ppo goes on from step {state.version}{void}")
+
+    def step(self, step: Step) -> None:
+        """One line with what matters; details go to files."""
+        numbers = step.metrics
+        self.history.append(numbers)
+        self.log.log(step.version, numbers)
+        self.timeline.add(step.lanes)
+        for one in step.batch:
+            line = self._line(step.version, one.sample, one.score, one.reference_logprobs)
+            self.samples.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.samples.flush()
+        self.shown = step.version
+        self.progress.advance(1, f"score {numbers['reward/score_mean']:+.3f}  KL {numbers['kl/reference_mean']:.2f}  "
+                                 f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s  "
+                                 f"slowest: {slowest(numbers)}")
+
+    def sync(self) -> None:
+        """Wait until all of it is on the disk."""
+        self.log.sync()
+        for file in (self.samples, self.filtered):
+            file.flush()
+            os.fsync(file.fileno())
+
+    def account(self, admitted: int) -> dict[str, int]:
+        """At the end of a run: that every sample admitted was trained once, or filtered."""
+        self.files.close()
+        return ledger.account(self.place, admitted)
+
+    def summary(self) -> dict[str, float]:
+        """Of the whole history, whatever was resumed in between."""
+        first, last = self.history[0], self.history[-1]
+        return {
+            "score_first": first["reward/score_mean"], "score_last": last["reward/score_mean"], "kl": last["kl/reference_mean"],
+            "steps": len(self.history), "seconds_a_step": float(np.median([one["time/step"] for one in self.history])),
+        }
+
+    def _line(self, version: int, sample: Sample, score: float, reference: np.ndarray) -> dict:
+        messages = sample.prompt.row.get("messages")
+        return {
+            "step": version, "index": sample.index,
+            "prompt": messages[-1]["content"] if messages else sample.prompt.token_ids.tolist(),
+            "response": self.tokenizer.decode(sample.response_ids, skip_special_tokens=True),
+            "score": score, "ended": sample.ended,
+            "kl": float((sample.logprobs - reference).sum(dtype=np.float64)), "tokens": len(sample.response_ids),
+            "logprob": float(sample.logprobs.sum(dtype=np.float64)), "prompt_ids": sample.prompt.token_ids.tolist(),
+            "response_ids": sample.response_ids.tolist(),
+        }
