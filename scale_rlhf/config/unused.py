@@ -8,6 +8,7 @@ from pathlib import Path
 from scale_rlhf.config.schema import RunConfig
 
 _SERVED = ("workers", "dtype", "tokens_per_batch", "max_wait_ms")  # of a model that a reward server holds
+_CALLED = ("timeout_seconds", "retries", "retry_seconds")  # of a function or a service
 _OWN_CLUSTER = ("cpus", "gpus", "object_store_gb", "dashboard")
 
 
@@ -19,8 +20,9 @@ def refused(config: RunConfig) -> Iterator[str]:
     elif reward.url:
         yield from _set(config, "reward", ("gpus", *_SERVED), "reward.url is a service, and no process of this run is behind it")
     else:
-        yield from _set(config, "reward", ("timeout_seconds",), "it is for a reward.function or reward.url; a model has "
-                        "limits.score_seconds")
+        yield from _set(config, "reward", _CALLED, "it is for a reward.function or reward.url; a model has limits.score_seconds")
+    if not reward.retries:
+        yield from _set(config, "reward", ("retry_seconds",), "with reward.retries: 0 nothing is tried again")
     yield from _algorithm(config)
     if config.ppo.kl_target is None:
         yield from _set(config, "ppo", ("kl_horizon",), "the KL coefficient is fixed, as ppo.kl_target is null")

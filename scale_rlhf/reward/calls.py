@@ -36,6 +36,11 @@ class Calls:
         self._seconds += seconds
         self._longest = max(self._longest, seconds)
 
+    def failed(self, *, final: bool) -> None:
+        """A try failed; final: it was the last of its call."""
+        self._failed += 1
+        self._given_up += final
+
     def take(self) -> dict[str, float]:
         """Since the last take; times in seconds, waits included. Busy is the time in which any call was under way."""
         numbers = {
@@ -44,11 +49,13 @@ class Calls:
             "latency_mean_seconds": self._seconds / max(self._calls, 1),
             "latency_max_seconds": self._longest,
             "queue_max_samples": self._waiting_max,
+            "failed_tries": self._failed,
+            "failed_calls": self._given_up,
         }
         self._clear(self._waiting)
         return numbers
 
     def _clear(self, waiting: int = 0) -> None:
-        self._samples = self._calls = 0
+        self._samples = self._calls = self._failed = self._given_up = 0
         self._seconds = self._longest = self._busy = 0.0
         self._waiting = self._waiting_max = waiting

@@ -3,58 +3,90 @@
     def f(samples: list[dict]) -> list[float]
 
 Each sample is {"prompt", "response": text, "prompt_ids", "response_ids": token ids, "ended": bool, "row": the row of the
-data file}. It runs in processes of its own, `reward.replicas` of them, one call at a time in each.
+data file}. It runs in processes of its own, `reward.replicas` of them, one call at a time in each. A call that raises, or
+returns nonsense, is tried again; so is one that is late or whose process died, in a new process: the old one may hang.
 """
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from scale_rlhf.cluster.device import environment
 from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.errors import ConfigError, RunError
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration.deadlines import within
 from scale_rlhf.reward.calls import Calls
 from scale_rlhf.reward.function_worker import FunctionWorker
+from scale_rlhf.reward.interface import ScoringFailed
+from scale_rlhf.reward.retries import with_retries
 from scale_rlhf.reward.text import Reader
 from scale_rlhf.telemetry.spans import Span
 
 
 class FunctionReward:
-    """Replicas of a function. A call is late after reward.timeout_seconds."""
+    """Replicas of a function. Each try of a call is late after reward.timeout_seconds."""
 
     def __init__(self, config: RunConfig, path: str, reader: Reader):
         self.section, self.limits, self.path, self.reader = config.reward, config.limits, path, reader
         self._actors: list = []
+        self._options: list[dict] = []  # of Ray's `.options(…)`, by replica
+        self._replacing = asyncio.Lock()
         self._load: list[int] = []  # samples under way, by replica
         self._calls = Calls()
 
     async def start(self, options: Sequence[Sequence[dict]] | None = None, probe: Sequence[Sample] = ()) -> None:
-        import ray
-
         section = self.section
         default = {
             "num_cpus": section.cpus, "num_gpus": section.gpus,
             "runtime_env": {"env_vars": environment(section.threads, section.gpus)},
         }
-        chosen = [replica[0] for replica in options] if options else [default] * section.replicas
-        self._actors = [ray.remote(FunctionWorker).options(**each).remote(self.path) for each in chosen]
-        self._load = [0] * len(self._actors)
-        seconds = self.limits.start_seconds
-        loads = [within(actor.load.remote(), seconds, self._who(place), "start") for place, actor in enumerate(self._actors)]
-        await asyncio.gather(*loads)
+        self._options = [replica[0] for replica in options] if options else [default] * section.replicas
+        self._load = [0] * len(self._options)
+        self._actors = [self._made(place) for place in range(len(self._options))]
+        await asyncio.gather(*(self._loaded(place) for place in range(len(self._actors))))
         if probe:
             await self.score(probe, fixed=True, group=0)
             await self.metrics()  # the probe is not part of the run
 
     async def score(self, samples: Sequence[Sample], *, fixed: bool, group: int) -> list[float]:
+        documents = self.reader.documents(samples)
+        with self._calls.one(len(samples)):
+            return await with_retries(lambda: self._attempt(documents, fixed, group), self.section, self._calls)
+
+    async def _attempt(self, documents: list[dict], fixed: bool, group: int) -> list[float]:
+        """Scores from one try. Raises ScoringFailed where another may do better."""
         place = group % len(self._actors) if fixed else self._load.index(min(self._load))
-        self._load[place] += len(samples)
+        actor, what = self._actors[place], f"scoring of {len(documents)} samples"
+        self._load[place] += len(documents)
         try:
-            with self._calls.one(len(samples)):
-                call = self._actors[place].score.remote(self.reader.documents(samples))
-                return await within(call, self.section.timeout_seconds, self._who(place), f"scoring of {len(samples)} samples")
+            return await within(actor.score.remote(documents), self.section.timeout_seconds, self._who(place), what)
+        except (ConfigError, ScoringFailed):
+            raise
+        except RunError as error:  # it is late, or its process died
+            await self._replace(place, actor)
+            raise ScoringFailed(str(error)) from error
         finally:
-            self._load[place] -= len(samples)
+            self._load[place] -= len(documents)
+
+    def _made(self, place: int) -> Any:
+        import ray
+
+        return ray.remote(FunctionWorker).options(**self._options[place]).remote(self.path)
+
+    async def _loaded(self, place: int) -> None:
+        await within(self._actors[place].load.remote(), self.limits.start_seconds, self._who(place), "start")
+
+    async def _replace(self, place: int, actor: Any) -> None:
+        """A new process in the place of `actor`, unless another call has seen to it already."""
+        import ray
+
+        async with self._replacing:
+            if not self._actors or self._actors[place] is not actor:
+                return
+            ray.kill(actor)
+            self._actors[place] = self._made(place)
+            await self._loaded(place)
 
     async def metrics(self) -> dict[str, float]:
         return self._calls.take()

@@ -5,8 +5,10 @@ import importlib
 import traceback
 from collections.abc import Callable
 
-from scale_rlhf.errors import ConfigError, RunError
-from scale_rlhf.reward.interface import finite_scores
+from scale_rlhf.errors import ConfigError
+from scale_rlhf.reward.interface import ScoringFailed, finite_scores
+
+LONGEST_ERROR = 2000  # characters of what a function raised
 
 
 class FunctionWorker:
@@ -21,13 +23,14 @@ class FunctionWorker:
         self.function = find_function(self.path)
 
     def score(self, documents: list[dict]) -> list[float]:
-        """One finite number a document. Raises RunError that names the function, and where in it things went wrong."""
+        """One finite number a document. Raises ScoringFailed that names the function, and where in it things went wrong."""
         try:
             returned = self.function(documents)
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
-            raise RunError(f"reward.function {self.path} raised {type(error).__name__}: {error}, with {len(documents)} samples, "
-                           f"at {place.filename}:{place.lineno}") from error
+            said = f"{type(error).__name__}: {str(error)[:LONGEST_ERROR]}"
+            raise ScoringFailed(f"reward.function {self.path} raised {said}, with {len(documents)} samples, "
+                                f"at {place.filename}:{place.lineno}") from error
         return finite_scores(returned, len(documents), f"reward.function {self.path}")
 
 

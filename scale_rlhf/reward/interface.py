@@ -11,6 +11,14 @@ from scale_rlhf.telemetry.spans import Span
 SHOWN = 200  # characters of a wrong answer that a message quotes
 
 
+class ScoringFailed(RunError):
+    """These samples have no score; others may have. Says which reward, what happened at the last try, how many there were.
+
+    Who asked may leave the samples out and go on, as long as it does not happen too often in a row. What no other try and
+    no other sample can mend (a wrong name, a refused password) is a ConfigError or a plain RunError, and stops the run.
+    """
+
+
 class RewardFleet(Protocol):
     """One score a sample. Used from one asyncio loop."""
 
@@ -24,7 +32,8 @@ class RewardFleet(Protocol):
     async def score(self, samples: Sequence[Sample], *, fixed: bool, group: int) -> list[float]:
         """Scores in the order of the samples. fixed: by replica `group` modulo replicas, mixed with nothing else.
 
-        Raises RunError when there is no answer in time, or one that is not a finite number a sample.
+        Raises ScoringFailed when there is no answer in time, or one that is not a finite number a sample, also at the
+        last of `reward.retries` further tries; ConfigError or RunError when no further try could help.
         """
 
     async def metrics(self) -> dict[str, float]:
@@ -38,17 +47,17 @@ class RewardFleet(Protocol):
 
 
 def finite_scores(returned: Any, count: int, who: str) -> list[float]:
-    """`returned` as `count` finite numbers: a list, a tuple, an array or a tensor. Raises RunError that quotes it."""
+    """`returned` as `count` finite numbers: a list, a tuple, an array or a tensor. Raises ScoringFailed that quotes it."""
     expected = f"expected a list of {count} finite numbers, one a sample"
     if hasattr(returned, "tolist"):  # arrays and tensors
         returned = returned.tolist()
     if not isinstance(returned, (list, tuple)):
-        raise RunError(f"{who}: {expected}; it returned {_quoted(returned)} ({type(returned).__name__})")
+        raise ScoringFailed(f"{who}: {expected}; it returned {_quoted(returned)} ({type(returned).__name__})")
     if len(returned) != count:
-        raise RunError(f"{who}: {expected}; it returned {len(returned)}: {_quoted(returned)}")
+        raise ScoringFailed(f"{who}: {expected}; it returned {len(returned)}: {_quoted(returned)}")
     for place, score in enumerate(returned):
         if not _is_number(score):
-            raise RunError(f"{who}: {expected}; number {place} is {_quoted(score)} ({type(score).__name__})")
+            raise ScoringFailed(f"{who}: {expected}; number {place} is {_quoted(score)} ({type(score).__name__})")
     return [float(score) for score in returned]
 
 

@@ -95,6 +95,9 @@ SERVICE = {"url": "http://x/"}
     ({"reward": SERVICE | {"dtype": "bfloat16"}}, "reward.dtype: reward.url is a service"),
     ({"reward": SERVICE | {"workers": 2}}, "reward.workers: reward.url is a service"),
     ({"reward": SERVICE | {"gpus": 1}}, "reward.gpus: reward.url is a service"),
+    ({"reward": {"retries": 1}}, "reward.retries: it is for a reward.function or reward.url; a model has limits.score_seconds; found 1"),
+    ({"reward": {"retry_seconds": 1}}, "reward.retry_seconds: it is for a reward.function or reward.url"),
+    ({"reward": SERVICE | {"retries": 0, "retry_seconds": 1}}, "reward.retry_seconds: with reward.retries: 0 nothing is tried again"),
     ({"reward": {"timeout_seconds": 5}}, "reward.timeout_seconds: it is for a reward.function or reward.url; a model has limits.score_seconds"),
     ({"overlap": {"correction_cap": 3.0}}, "overlap.correction_cap: overlap.correction: none has no cap; found 3.0"),
     ({"overlap": {"anchor": "proximal", "correction": "truncated", "correction_band": (0.5, 3.0)}},
@@ -119,8 +122,8 @@ def test_a_key_that_nothing_would_read_is_refused(sections, expected, monkeypatc
 
 def test_keys_that_are_read_are_not_refused():
     outside = {"value": {"initial": "policy"}}
-    assert passes(reward=FUNCTION | {"replicas": 2, "cpus": 0.5, "timeout_seconds": 5}, **outside) == []
-    assert passes(reward=SERVICE | {"replicas": 4, "timeout_seconds": 5}, **outside) == []
+    assert passes(reward=FUNCTION | {"replicas": 2, "cpus": 0.5, "timeout_seconds": 5, "retries": 1, "retry_seconds": 2}, **outside) == []
+    assert passes(reward=SERVICE | {"replicas": 4, "timeout_seconds": 5, "retries": 0}, **outside) == []
     assert passes(reward={"workers": 2, "dtype": "bfloat16", "tokens_per_batch": 99}, ppo={"kl_target": 1, "kl_horizon": 500}) == []
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.errors import ConfigError, RunError
-from scale_rlhf.reward.interface import finite_scores
+from scale_rlhf.errors import ConfigError
+from scale_rlhf.reward.interface import ScoringFailed, finite_scores
 from scale_rlhf.reward.make import make_reward, processes
 from scale_rlhf.reward.text import Reader, read_tokenizer
 from tests.tiny import END, samples, tiny_tokenizer
@@ -25,13 +25,13 @@ def test_numbers_of_any_make_are_scores(returned):
     (np.ones((2, 2)), "number 0 is [1.0, 1.0]"),
 ])
 def test_anything_else_is_said(returned, said):
-    with pytest.raises(RunError) as error:
+    with pytest.raises(ScoringFailed) as error:
         finite_scores(returned, 2, "reward.function mine:f")
     assert said in str(error.value) and "reward.function mine:f: expected a list of 2 finite numbers" in str(error.value)
 
 
 def test_a_long_answer_is_quoted_in_part():
-    with pytest.raises(RunError) as error:
+    with pytest.raises(ScoringFailed) as error:
         finite_scores(list(range(10_000)), 2, "f")
     assert len(str(error.value)) < 500
 
