@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -186,21 +187,24 @@ def killed_in(stage: str, tmp_path: Path, arguments: list[str]) -> None:
     before, run = shared_memory_files(), started(tmp_path, arguments)
     sealed = tmp_path / "toy" / stage / CHECKPOINTS / "checkpoint-8" / "manifest.json"
     ends = time.monotonic() + 150
-    try:
-        while not sealed.exists():
-            assert run.poll() is None and time.monotonic() < ends, run.communicate(timeout=60)[0]
-            time.sleep(0.02)
-    finally:
-        everything = [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]
-        for process in everything:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        run.communicate(timeout=60)
+    while not sealed.exists() and run.poll() is None and time.monotonic() < ends:
+        time.sleep(0.02)
+    in_time, everything = sealed.exists(), processes(run.pid)
+    for process in everything:
+        with suppress(psutil.NoSuchProcess):  # a child that ended with its parent
+            process.kill()
+    said = run.communicate(timeout=60)[0]
     assert psutil.wait_procs(everything, timeout=20)[1] == []
     remove_shared_memory(before)
-    assert not (tmp_path / "toy" / "models" / stage).exists()
+    assert in_time and not (tmp_path / "toy" / "models" / stage).exists(), said
+
+
+def processes(root: int) -> list[psutil.Process]:
+    """A process and all under it; [] where it has ended."""
+    try:
+        return [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def started(tmp_path: Path, arguments: list[str]) -> subprocess.Popen:
