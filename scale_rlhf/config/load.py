@@ -150,10 +150,10 @@ def _expected(error: dict) -> str:
 
 
 def _near_choice(error: dict) -> str:
-    if error["type"] != "literal_error":
+    if error["type"] != "literal_error" or not isinstance(error["input"], str):
         return ""
     choices = [part.strip("' ") for part in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-    near = difflib.get_close_matches(str(error["input"]), choices, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(error["input"], choices, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -61,7 +61,7 @@ def shortages(config: RunConfig, stages: Iterable[str], cpus: float, gpus: float
 def _other_way(short: list[str], wanted: list[float], config: RunConfig) -> str:
     if config.cluster.address:
         return ""
-    if short == ["cpus"]:
+    if short == ["cpus"] and math.isfinite(wanted[0]):
         return f", or set cluster.cpus={math.ceil(wanted[0])} to let processes take turns on the CPUs that there are"
     return ", or join a cluster that has them (cluster.address)"
 

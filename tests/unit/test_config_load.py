@@ -79,9 +79,11 @@ def test_a_mistake_in_an_override_names_the_override(tmp_path, override, expecte
     ("ppo:\n  gamma: 1\n  kl_coefficient: .inf\n", "run.yaml:3: ppo.kl_coefficient: expected a finite number; found inf"),
     ("policy:\n  learning_rate: nan\n", "run.yaml:2: policy.learning_rate: "),
     ("run:\n  seed: 0x" + "f" * 6000, "run.yaml:2: run.seed: expected a number of less than 64 bits; found one of 24000"),
+    ("policy:\n  dtype: 0x" + "f" * 6000, "run.yaml:2: policy.dtype: expected 'float32' or 'bfloat16'; found the number that cannot be shown"),
     ("ppo:\n  gamma: 0x" + "f" * 6000, "run.yaml:2: ppo.gamma: "),
     ('run:\n  seed: !!int ""\n', "run.yaml: malformed YAML: a value that its tag does not fit"),
     ("a: &a\n  b: *a\n", "malformed YAML: an anchor that holds itself"),
+    ("run: " + "[" * 3000, "run.yaml: malformed YAML: maximum recursion depth"),
     ("a: &a [" + "x, " * 999 + "x]\nb: &b [" + "*a, " * 999 + "*a]\n", "with its aliases written out it has 1e+06 values"),
     ("!!set {run}\n", "run.yaml:1: expected sections"),
 ])

@@ -258,7 +258,7 @@ YAML_VALUES = st.sampled_from([
     "", "~", "{}", "[]", "[", "{a: b", "1", "-1", "0", "1.5", ".inf", ".nan", "nan", "inf", "1e400", "0x" + "f" * 6000, "1" * 5000, "1:2:3", "true", "yes",
     '!!int ""', '!!float ""', "!!bool x", "!!timestamp x", "!!binary '='", "!!set {a, b}", "!!omap [a: 1]", "!!python/object:os.system x",
     "2026-02-31", "0001-01-01T00:00:00+23:00", "&a [*a]", "&a {b: *a}", "{<<: {a: 1}}", "? [1]\n: 2", "{1: 2}", "'", '"\\ud800"', "\ufeff", "\t", "@", "%",
-    "[" * 3000, "{path: a.jsonl, limit: 0}", "a.jsonl", "!!str {=: x}", "- a\n- b", "null", "bfloat16", "x:y", "http://u:p@h/?token=t",
+    "{path: a.jsonl, limit: 0}", "a.jsonl", "!!str {=: x}", "- a\n- b", "null", "bfloat16", "x:y", "http://u:p@h/?token=t",
 ]) | TEXT | st.builds(lambda value: json.dumps(value), NONSENSE)
 
 
