@@ -6,10 +6,12 @@ import re
 HIDDEN = "***"  # stands where a secret stood
 
 _NAME = r"[\w.-]*(?:token|secret|passw(?:or)?d|signature|api[_-]?key|access[_-]?key|authorization)[\w.-]*"
-_PASSWORD = re.compile(r"([A-Za-z][\w+.-]*://)[^/\s'\"<>?#]*@")  # user name and password of an address; passwords may hold an @
+# User name and password of an address; passwords may hold an @, and somebody may have left the scheme out.
+_PASSWORD = re.compile(r"((?:[A-Za-z][\w+.-]*:)?//)[^/\s'\"<>?#]*@")
+_BARE_PASSWORD = re.compile(r"(?<![\w/*.%+-])[\w.%+-]+:[^\s/@'\"<>:,]+@(?=[\w\[])")
 _ARGUMENT = re.compile(rf"([?&;](?:{_NAME}|[\w.-]*key[\w.-]*)=)[^&;\s'\"<>)\\]+", re.IGNORECASE)
 _HEADER = re.compile(
-    r"((?:authorization|x-api-key|set-cookie|cookie)['\"]?\s*[:=]\s*b?['\"]?)(?:(?:bearer|basic|token)\s+)?[^\s'\",;\\]+",
+    r"((?:authorization|x-api-key|set-cookie|cookie)['\"]?\s*[:=]\s*(?:b?['\"])?)(?:(?:bearer|basic|token)\s+)?[^\s'\",;\\]+",
     re.IGNORECASE,
 )
 _SCHEME = re.compile(r"\b(Bearer\s+)[A-Za-z0-9+/_.~=-]{8,}|\b(Basic\s+)[A-Za-z0-9+/]{6,}=*(?=['\"])", re.IGNORECASE)
@@ -29,7 +31,7 @@ def without_secrets(text: str) -> str:
     """
     for value in _secret_values():
         text = text.replace(value, HIDDEN)
-    text = _PASSWORD.sub(rf"\1{HIDDEN}@", text)
+    text = _BARE_PASSWORD.sub(f"{HIDDEN}@", _PASSWORD.sub(rf"\1{HIDDEN}@", text))
     text = _ARGUMENT.sub(rf"\1{HIDDEN}", text)
     text = _HEADER.sub(rf"\1{HIDDEN}", text)
     text = _SCHEME.sub(lambda found: (found[1] or found[2]) + HIDDEN, text)

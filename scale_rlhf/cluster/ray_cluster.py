@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from scale_rlhf.cluster.processes import ProcessWatch, end, remove_shared_memory, shared_memory_files
 from scale_rlhf.cluster.signals import uninterrupted
@@ -60,6 +62,7 @@ def _start(config: RunConfig) -> str | None:
 
     from scale_rlhf.cluster.device import environment
 
+    _private_token()
     # It announces on every start that authentication is on, as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     cluster = config.cluster
@@ -81,6 +84,23 @@ def _start(config: RunConfig) -> str | None:
         where = f"cluster.address: {cluster.address} cannot be joined" if cluster.address else "Ray did not start on this machine"
         raise RunError(f"{where}: {error}") from error
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
+
+
+def _private_token() -> None:
+    """Ray's token, which lets its owner run code in the cluster, is this user's alone: Ray itself writes it for all to read."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    except FileExistsError:
+        if path.stat().st_uid == os.getuid() and path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except OSError as error:
+        raise RunError(f"{path}: Ray's token cannot be written there: {error.strerror}; name another file in "
+                       "RAY_AUTH_TOKEN_PATH, or give the token itself in RAY_AUTH_TOKEN") from None
 
 
 def _check_size(config: RunConfig, stages: Sequence[str]) -> None:

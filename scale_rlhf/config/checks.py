@@ -36,6 +36,8 @@ def check(
     to start here and now; False (validation on a login node) makes a machine that is too small a note.
     """
     stages = stages_of(config, stages)
+    if unknown := [stage for stage in stages if stage not in _ORDER]:  # of a folder that somebody else wrote
+        raise ConfigError(f"run.stages: expected some of {', '.join(_ORDER)}; found {', '.join(map(repr, unknown))}")
     notes: list[str] = list(noted(config))
     mistakes = [
         *_stages(config, stages, earlier), *_training(config), *_reward(config, stages, earlier), *_reinforcement(config, stages),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scale_rlhf.config.model_files import HubUnreachable, ModelFiles, model_files
+from scale_rlhf.config.model_files import HubUnreachable, ModelFiles, model_files, pickled_weights
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError
 
@@ -25,6 +25,8 @@ def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> 
                          f"of {path} ({key})")
     for key, model in files.items():
         yield from _code(config, key, model)
+        if model.local and (problem := pickled_weights(model.path)):
+            yield f"{key}: {problem}"
         if key != "reward.model":
             yield from _tokenizer(config, key, model)
     if "ppo" in stages or "evaluate" in stages:

@@ -17,7 +17,10 @@ from scale_rlhf.config.places import is_local
 from scale_rlhf.errors import ConfigError
 
 HUB_SECONDS = 5.0  # for one small file
+LARGEST_FILE = 50_000_000  # bytes that are read of one
 _SIZES = ("head_dim", "hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "max_position_embeddings")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_NO_WEIGHTS = ("training_args.bin",)
 _NAMES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
@@ -104,6 +107,21 @@ def _check_sizes(config: object, where: str) -> None:
             raise ConfigError(f"{where}: {name}: expected a whole number above 0, found {found}")
 
 
+def pickled_weights(path: str) -> str | None:
+    """What is wrong where a local folder's weights cannot be read without running code; None where nothing is.
+
+    A pickle (pytorch_model.bin and its like) can run anything when it is read, so none is, not even from a folder of ours.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return None
+    pickles = sorted(file.name for ending in _PICKLES for file in folder.glob(f"*{ending}") if file.name not in _NO_WEIGHTS)
+    if not pickles:
+        return None
+    return (f"{path} has its weights in a pickle ({pickles[0]}), which can run any code when it is read; expected *.safetensors. "
+            "Take the author's safetensors, or convert it yourself where you trust it (model.save_pretrained writes safetensors)")
+
+
 def _local_file(path: str, key: str):
     try:
         folder = Path(path).expanduser()
@@ -154,8 +172,8 @@ def _fetched(model: str, name: str, key: str) -> str | None:
     headers = {"Authorization": f"Bearer {token}"} if (token := os.environ.get("HF_TOKEN")) else {}
     request = urllib.request.Request(f"{endpoint()}/{model}/resolve/main/{name}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=HUB_SECONDS) as answer:
-            return answer.read().decode()
+        with _opener().open(request, timeout=HUB_SECONDS) as answer:
+            return answer.read(LARGEST_FILE).decode()
     except urllib.error.HTTPError as error:
         if name != "config.json" and error.code == 404:
             return None
@@ -165,6 +183,20 @@ def _fetched(model: str, name: str, key: str) -> str | None:
         raise HubUnreachable(model) from None
     except (OSError, ValueError):
         raise HubUnreachable(model) from None
+
+
+class _OwnHost(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and leaves the token behind where one leads to another host: urllib alone would take it along."""
+
+    def redirect_request(self, request, file, code, message, headers, address):
+        followed = super().redirect_request(request, file, code, message, headers, address)
+        if followed and (followed.type, followed.host) != (request.type, request.host):
+            followed.remove_header("Authorization")
+        return followed
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_OwnHost)
 
 
 def endpoint() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from scale_rlhf.config.model_files import pickled_weights
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.models.forward import ScalarHead
 
@@ -72,7 +73,10 @@ def sharded(deepspeed_config: dict) -> Iterator[None]:
         unset_hf_deepspeed_config()
 
 
-def save(model: nn.Module, folder: str | Path, *, tokenizer_from: str | None = None, state: dict | None = None) -> None:
+def save(
+    model: nn.Module, folder: str | Path, *, tokenizer_from: str | None = None, state: dict | None = None,
+    trust_remote_code: bool = False,
+) -> None:
     """Write a Hugging Face folder: safetensors, configuration and, from another folder or the hub, the tokenizer.
 
     model: a transformers model or a ScalarHead. state: gathered weights by Hugging Face name, for a sharded
@@ -84,7 +88,7 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer_from: str | None = N
         from transformers import AutoTokenizer
 
         with offline_if_local(tokenizer_from):
-            AutoTokenizer.from_pretrained(tokenizer_from).save_pretrained(folder)
+            AutoTokenizer.from_pretrained(tokenizer_from, trust_remote_code=trust_remote_code).save_pretrained(folder)
 
 
 @contextmanager
@@ -121,11 +125,16 @@ def model_config(path: str, trust_remote_code: bool = False):
 
 
 def _from_pretrained(kind, path: str, config, dtype: str, attention: str, trust_remote_code: bool) -> nn.Module:
-    options = {"dtype": TORCH_DTYPES[dtype], "attn_implementation": attention, "trust_remote_code": trust_remote_code}
+    from safetensors import SafetensorError
+
+    if problem := pickled_weights(path):
+        raise ConfigError(problem)
+    options = {"dtype": TORCH_DTYPES[dtype], "attn_implementation": attention, "trust_remote_code": trust_remote_code,
+               "use_safetensors": True}
     with offline_if_local(path), _without_progress_bars():
         try:
             model = kind.from_pretrained(path, config=config, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ConfigError(f"{path}: the model could not be loaded as {kind.__name__}: {error}") from error
     for module in model.modules():
         if isinstance(module, nn.Dropout):

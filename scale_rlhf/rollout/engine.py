@@ -66,7 +66,8 @@ class RolloutEngine:
 
         rollout = self.rollout
         arguments = {
-            "model": self.model, "dtype": rollout.dtype, "seed": self.seed, "max_model_len": self.max_tokens,
+            "model": self.model, "load_format": "safetensors",  # never a pickle
+            "dtype": rollout.dtype, "seed": self.seed, "max_model_len": self.max_tokens,
             "tensor_parallel_size": rollout.tensor_parallel, "max_num_seqs": rollout.max_concurrent,
             "skip_tokenizer_init": not rollout.stop, "generation_config": "vllm", "trust_remote_code": self.trust_remote_code,
             "logprobs_mode": "processed_logprobs", "enable_prefix_caching": False,
