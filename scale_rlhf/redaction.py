@@ -60,4 +60,4 @@ def _secret_values() -> list[str]:
 
 def _is_secret(value: str) -> bool:
     """Not a file that holds one, nor a number or a word such as `true`."""
-    return len(value) >= _SHORTEST and not value.startswith(("/", "~", ".")) and not value.isalpha()
+    return len(value) >= _SHORTEST and not value.startswith(("/", "~", ".")) and not (value.isalpha() or value.isdigit())

@@ -80,7 +80,7 @@ def _start(config: RunConfig) -> str | None:
                 object_store_memory=int(cluster.object_store_gb * 1e9), include_dashboard=cluster.dashboard,
                 dashboard_host="127.0.0.1", **common,
             )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises a plain one where its processes do not come up in time
         where = f"cluster.address: {cluster.address} cannot be joined" if cluster.address else "Ray did not start on this machine"
         raise RunError(f"{where}: {error}") from error
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
