@@ -14,7 +14,6 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from scale_rlhf.cluster.processes import remove_shared_memory, shared_memory_files
 from scale_rlhf.config.load import load_config
 from scale_rlhf.config.schema import ModelSection, SupervisedSection
 from scale_rlhf.orchestration.run_folder import RunFolder
@@ -130,7 +129,8 @@ def test_a_checkpoint_holds_what_is_needed_and_none_is_made_of_the_last_step(pai
     assert not list(checkpoints.rglob("*.safetensors")) and not list(checkpoints.rglob("README.md"))
 
 
-SMALL = "{max_steps: 24, epochs: 1000, batch_size: 8, microbatch: 4, max_tokens: 64, save_every: 4, workers: %d, zero_stage: %d}"
+# Checkpoints after steps 20 and 40; a run is killed in the ten steps after them.
+SMALL = "{max_steps: 50, epochs: 1000, batch_size: 8, microbatch: 4, max_tokens: 64, save_every: 20, workers: %d, zero_stage: %d}"
 CONFIG = """
 run: {name: toy, stages: %s}
 model: {scratch: {hidden_size: 64, layers: 1, heads: 2, key_value_heads: 1, intermediate_size: 96, vocabulary: 300, context: 128}}
@@ -142,27 +142,30 @@ cluster: {cpus: 2, dashboard: false, object_store_gb: 0.1}
 """
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("stages, workers, zero_stage", [
     (["base"], 2, 2), pytest.param(["base", "sft", "reward"], 1, 0, marks=pytest.mark.long),
 ])
 def test_a_run_that_was_killed_goes_on_to_the_same_model_bit_for_bit(cluster, tmp_path, stages, workers, zero_stage):
-    """SIGKILL to every process of the run after a checkpoint of each stage, and `resume`."""
+    """SIGKILL to every process of the run after a checkpoint of each stage, a bit of the newest one flips, and `resume`."""
     section = SMALL % (workers, zero_stage)
     (tmp_path / "toy.yaml").write_text(CONFIG % (stages, section, section, section))
     whole, toy = never_killed(tmp_path, stages), tmp_path / "toy"
     arguments = ["run", "toy.yaml", f"run.folder={tmp_path}"]
     for stage in stages:
         killed_in(stage, tmp_path, arguments)
+        newest = toy / stage / CHECKPOINTS / "checkpoint-40"
+        damage(newest)
         arguments = ["resume", str(toy)]
-    said = started(tmp_path, arguments).communicate(timeout=180)[0]
-    assert f"{stages[-1]} goes on after step" in said, said
+    said = started(tmp_path, arguments).communicate(timeout=250)[0]
+    assert f"{newest} is not used: global_step40/mp_rank_00_model_states.pt is not what was written (checksum)" in said, said
+    assert f"{stages[-1]} goes on after step 20 of 50" in said, said
     for stage in stages:
         one, other = (folder / "models" / stage / "model.safetensors" for folder in (whole.path, toy))
         assert one.read_bytes() == other.read_bytes()
         assert (toy / stage / "progress.jsonl").read_text() == (whole.stage(stage) / "progress.jsonl").read_text()
         assert without_time(toy / "metrics" / f"{stage}.jsonl") == without_time(whole.metrics(stage))
-        assert steps_in_tensorboard(toy / "tensorboard" / stage) == list(range(1, 25))
+        assert steps_in_tensorboard(toy / "tensorboard" / stage) == list(range(1, 51))
         assert [path.name for path in (toy / stage).iterdir()] == ["progress.jsonl"]
     assert {stage["state"] for stage in json.loads((toy / "run.json").read_text())["stages"].values()} == {"done"}
 
@@ -183,20 +186,27 @@ def never_killed(tmp_path: Path, stages: list[str]) -> RunFolder:
 
 
 def killed_in(stage: str, tmp_path: Path, arguments: list[str]) -> None:
-    """Run until the stage's second checkpoint stands, and kill."""
-    before, run = shared_memory_files(), started(tmp_path, arguments)
-    sealed = tmp_path / "toy" / stage / CHECKPOINTS / "checkpoint-8" / "manifest.json"
-    ends = time.monotonic() + 150
+    """Run until the stage's last checkpoint stands, and kill."""
+    run = started(tmp_path, arguments)
+    sealed = tmp_path / "toy" / stage / CHECKPOINTS / "checkpoint-40" / "manifest.json"
+    ends = time.monotonic() + 250
     while not sealed.exists() and run.poll() is None and time.monotonic() < ends:
-        time.sleep(0.02)
-    in_time, everything = sealed.exists(), processes(run.pid)
-    for process in everything:
+        everything = processes(run.pid)
+        time.sleep(0.05)
+    in_time = sealed.exists()
+    for process in everything:  # the run's own process first: it would put the model in its place
         with suppress(psutil.NoSuchProcess):  # a child that ended with its parent
             process.kill()
     said = run.communicate(timeout=60)[0]
     assert psutil.wait_procs(everything, timeout=20)[1] == []
-    remove_shared_memory(before)
     assert in_time and not (tmp_path / "toy" / "models" / stage).exists(), said
+
+
+def damage(checkpoint: Path) -> None:
+    (states,) = checkpoint.glob("global_step*/mp_rank_00_model_states.pt")
+    content = bytearray(states.read_bytes())
+    content[len(content) // 2] ^= 1
+    states.write_bytes(content)
 
 
 def processes(root: int) -> list[psutil.Process]:
