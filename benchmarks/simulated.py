@@ -44,6 +44,9 @@ class SimulatedFleet(RolloutFleet):
     def _actor(self, *_) -> "SimulatedEngine":
         return SimulatedEngine()
 
+    async def _identify(self, place: int) -> None:
+        """They are no processes."""
+
     async def load(self, version: int, update_info: dict) -> dict[str, float]:
         for engine in self.engines:
             engine.version = version

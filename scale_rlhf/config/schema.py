@@ -242,6 +242,16 @@ class CheckpointSection(Section):
     keep_best: bool = Field(True, description="Also keep the one with the highest mean reward.")
 
 
+class RecoverySection(Section):
+    """What a PPO run does when one of its processes dies or falls silent."""
+
+    restarts: NonNegativeInt = Field(10, description="Restarts within window_minutes, of all roles together; past them the run stops and says what failed. 0: stop at the first.")
+    window_minutes: PositiveFloat = Field(60.0, description="Older restarts are forgiven.")
+    backoff_seconds: NonNegativeFloat = Field(1.0, description="Wait before the first restart; each further one within the window waits twice as long.")
+    backoff_limit_seconds: NonNegativeFloat = Field(60.0, description="Longest such wait.")
+    answer_seconds: PositiveFloat = Field(30.0, description="A process whose call is late is asked whether it lives; past this silence it is replaced.")
+
+
 class EvaluationSection(Section):
     judge: str | None = Field(None, description="package.module:name of the judge of true quality. null: the practice world's, or the reward model alone.")
     prompts: PositiveInt | None = Field(None, description="At most so many held-out prompts.")
@@ -265,6 +275,10 @@ class LimitsSection(Section):
     score_seconds: PositiveFloat = Field(300.0, description="For one scoring request.")
     update_seconds: PositiveFloat = Field(1800.0, description="For one update of policy or value.")
     publish_seconds: PositiveFloat = Field(300.0, description="For one version to reach the engines.")
+    on_bad_numbers: Literal["stop", "skip"] = Field("stop", description="NaN or infinite log-probability, value, loss or gradient: stop, or leave those samples out and go on; what has reached the weights is undone by going back to the last checkpoint.")
+    kl: PositiveFloat | None = Field(None, description="Mean KL to the reference, nats a response, past which a run stops. null: no bound.")
+    failed_scores: PositiveInt = Field(8, description="Groups of samples in a row that the reward could not score, and that were filtered; past them a run stops.")
+    stall_seconds: PositiveFloat = Field(7200.0, description="For anything at all to go on in a PPO run: no sample, score, update or version within it means that something waits for ever.")
     checkpoint_seconds: PositiveFloat = Field(1800.0, description="For one checkpoint to be written.")
     parity_gap: PositiveFloat | None = Field(None, description="Largest difference between engine and trainer log-probabilities on the probe. null: 1e-4 in float32, 0.15 in bfloat16.")
     probe_every: PositiveInt = Field(1, description="Steps between probes.")
@@ -287,6 +301,7 @@ class RunConfig(Section):
     ppo: PPOSection = PPOSection()
     overlap: OverlapSection = OverlapSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    recovery: RecoverySection = RecoverySection()
     evaluation: EvaluationSection = EvaluationSection()
     cluster: ClusterSection = ClusterSection()
     limits: LimitsSection = LimitsSection()

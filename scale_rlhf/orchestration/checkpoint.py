@@ -128,7 +128,7 @@ class Checkpoints:
         paths, keep = _all(self.folder), self.config.checkpoint
         kept = set(paths[-keep.keep_last:])
         if keep.keep_best:
-            kept.add(max(paths, key=_score))
+            kept.add(max(paths, key=lambda path: (_score(path), path.name)))
         for path in [*set(paths) - kept, *self.folder.glob(f"{_UNDER_WAY}step-*")]:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -1,24 +1,38 @@
 """The one way that anyone waits for a remote: with a deadline, and an error that says who is late, at what, for how long."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from scale_rlhf.errors import RunError, UserError
+
+_DEATHS = ("ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCrashedError")
+
+
+class RoleFailed(RunError):
+    """A process is late, died, or failed at what it was asked: another in its place may do it. Other errors are the user's."""
+
+    def __init__(self, message: str, late: bool = False):
+        super().__init__(message)
+        self.late = late
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.late)
 
 
 async def within(awaitable: Awaitable | Any, seconds: float, who: str, what: str) -> Any:
     """The result of a coroutine, a future or a Ray object reference, if it comes within `seconds`.
 
     who, what: for the message, as in "policy rank 1", "update of version 7". Raises RunError when it is late, when
-    the actor died, or when it failed there; an error meant for the user travels as it is.
+    the actor died, or when it failed there, as RoleFailed; an error meant for the user travels as it is.
     """
     try:
         async with asyncio.timeout(seconds):  # no task of its own, as wait_for has: there is one such wait a sample
             return await awaitable
     except TimeoutError as error:
-        raise RunError(f"{who}: {what} did not end within {seconds:g} s. Look at that process's log (it may wait for another "
-                       "that died, or be slow); `limits` in the configuration has the deadlines") from error
+        raise RoleFailed(f"{who}: {what} did not end within {seconds:g} s. Look at that process's log (it may wait for another "
+                         "that died, or be slow); `limits` in the configuration has the deadlines", late=True) from error
     except asyncio.CancelledError:
         raise
     except Exception as error:
@@ -49,4 +63,13 @@ def _explained(error: Exception, who: str, what: str) -> UserError:
         return cause
     if isinstance(error, UserError):
         return error
-    return RunError(f"{who}: {what} failed: {type(error).__name__}: {error}")
+    return RoleFailed(f"{who}: {what} failed: {_brief(error)}")
+
+
+def _brief(error: Exception) -> str:
+    """The error in a line or two: Ray's of a dead process has fifteen, and most of them advice."""
+    text = str(error)
+    if type(error).__name__ not in _DEATHS:
+        return f"{type(error).__name__}: {text}"
+    process = re.search(r"^\s*pid: (\d+)", text, re.MULTILINE)
+    return f"its process died ({f'pid {process[1]}' if process else text.splitlines()[0]})"

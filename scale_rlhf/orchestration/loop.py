@@ -21,8 +21,9 @@ travels to the caller.
 
 import asyncio
 import gc
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -30,16 +31,20 @@ import numpy as np
 
 from scale_rlhf.algorithms.kl import AdaptiveKLController
 from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.errors import RunError
 from scale_rlhf.experience.admission import Admission
 from scale_rlhf.experience.buffer import Buffer, Scored
 from scale_rlhf.experience.grouping import ScoringGroups
 from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
-from scale_rlhf.orchestration.deadlines import first_failure
+from scale_rlhf.orchestration import bad_numbers
+from scale_rlhf.orchestration.bad_numbers import BadNumbers
+from scale_rlhf.orchestration.deadlines import RoleFailed, first_failure
 from scale_rlhf.orchestration.loop_state import LoopState
 from scale_rlhf.orchestration.parity import Parity
 from scale_rlhf.orchestration.roles import Roles
 from scale_rlhf.orchestration.step_metrics import StepClock, rates, step_metrics
+from scale_rlhf.reward.interface import ScoringFailed
 from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.training.batch import TrainingBatch
 from scale_rlhf.training.critic_free import group_advantages
@@ -59,13 +64,17 @@ class Loop:
     """Makes config.ppo.steps versions of the policy from a stream of prompts. `roles` are started."""
 
     def __init__(self, config: RunConfig, roles: Roles, prompts: PromptStream, on_step: Callable[[Step], Awaitable[None]],
-                 start: LoopState | None = None):
+                 start: LoopState | None = None, skip: Collection[int] = (),
+                 on_filtered: Callable[[Sample, str], None] = lambda sample, reason: None):
         """on_step: awaited after each version is handed over, and before the next update; generation goes on meanwhile.
+        skip: indices of samples that are left out as soon as it is their turn.
+        on_filtered: told of a sample that will not be trained on, and why.
 
         start: where to go on from; the policy and the value model must hold that version.
         """
         ppo, staleness = config.ppo, config.overlap.max_staleness
-        self.start = start
+        self.start, self.skip, self.on_filtered = start, frozenset(skip), on_filtered
+        self.failed_in_a_row = 0  # groups that could not be scored
         self.config, self.roles, self.prompts, self.on_step = config, roles, prompts, on_step
         self.batch = ppo.prompts_per_step * ppo.responses_per_prompt
         self.admission = Admission(self.batch, staleness, total=ppo.steps * self.batch)
@@ -89,9 +98,10 @@ class Loop:
                 async with asyncio.TaskGroup() as tasks:
                     self.tasks = tasks
                     metrics = await (self._begin() if self.start is None else self._go_on(self.start))
-                    admitting = tasks.create_task(self._admit())
+                    beside = [tasks.create_task(self._admit()), tasks.create_task(self._watch())]
                     await self._learn(metrics)
-                    admitting.cancel()
+                    for task in beside:
+                        task.cancel()
         except ExceptionGroup as failures:
             raise first_failure(failures) from None
 
@@ -119,8 +129,11 @@ class Loop:
         for index, version in start.in_flight:
             self.buffer.admitted(index, version)
         for one in start.scored:
-            self.buffer.add(one)
-            self.clock.went_through(one.sample.index)
+            if one.sample.index in self.skip:
+                self._filter([one.sample], RunError(SKIPPED))
+            else:
+                self.buffer.add(one)
+                self.clock.went_through(one.sample.index)
         self._issue(start.unfinished())
         return {}
 
@@ -136,6 +149,9 @@ class Loop:
     def _issue(self, indices: Sequence[int]) -> None:
         """Start samples that are admitted."""
         for index in indices:
+            if index in self.skip:
+                self._filter([unanswered(self.prompts[index])], RunError(SKIPPED))
+                continue
             self.groups.admit(index)
             self.clock.admitted(index)
             self.tasks.create_task(self._sample(self.prompts[index]))
@@ -148,24 +164,60 @@ class Loop:
             await self._score(*whole)
 
     async def _score(self, number: int, samples: list[Sample]) -> None:
-        scores, references = await asyncio.gather(
-            self.roles.reward.score(samples, fixed=self.fixed, group=number),
-            self.roles.reference.logprobs(samples, fixed=self.fixed, group=number),
-        )
+        try:
+            scores, references = await asyncio.gather(
+                self.roles.reward.score(samples, fixed=self.fixed, group=number),
+                self.roles.reference.logprobs(samples, fixed=self.fixed, group=number),
+            )
+            bad_numbers.check("rollout", "log-probability", samples, [sample.logprobs for sample in samples])
+            bad_numbers.check("reference", "log-probability", samples, references)
+        except ScoringFailed as failure:
+            self._failed_scores(failure)
+            self._filter(samples, failure)
+            return
+        except BadNumbers as failure:
+            if self.config.limits.on_bad_numbers == "stop":
+                raise
+            self._filter(samples, failure)
+            return
+        self.failed_in_a_row = 0
         for sample, score, reference in zip(samples, scores, references, strict=True):
             self.buffer.add(Scored(sample, score, reference))
             self.clock.scored(sample.index)
         self._notify()
 
+    def _failed_scores(self, failure: ScoringFailed) -> None:
+        self.failed_in_a_row += 1
+        if self.failed_in_a_row > self.config.limits.failed_scores:
+            raise RunError(f"{self.failed_in_a_row} groups of samples in a row could not be scored (limits.failed_scores). "
+                           f"The last: {failure}") from failure
+
+    def _filter(self, samples: Sequence[Sample], failure: RunError) -> None:
+        """Samples that cannot be trained on: others start in their place."""
+        for sample in samples:
+            self._leave_out(sample.index)
+            self.on_filtered(sample, str(failure))
+        self._notify()
+
+    def _leave_out(self, index: int) -> None:
+        self.admission.filter()
+        self.buffer.filter(index)
+        self.clock.forget(index)
+
     async def _learn(self, metrics: dict[str, float]) -> None:
         for version in range(self.buffer.version, self.config.ppo.steps):
             batch = await self._batch()
-            metrics |= await self._update(version, batch)
-            await self._publish(version + 1)
-            metrics |= await self.value_update
+            try:
+                metrics |= await self._update(version, batch)
+                await self._publish(version + 1)
+                metrics |= await self.value_update
+            except BadNumbers as failure:
+                failure.batch = batch
+                raise
             if self.fixed:
                 await self.loads[-1]
             metrics |= step_metrics(batch, version, self.kl_coefficient)
+            self._check_kl(metrics["kl/reference_mean"], version)
             self._adapt(metrics["kl/reference_mean"])
             await self._report(Step(version + 1, batch, metrics))
             metrics = {}
@@ -183,6 +235,7 @@ class Loop:
             [one.reference_logprobs for one in batch], self.kl_coefficient, await self._proximal(batch),
         )
         advantages, prepared = await self._advantages(training)
+        bad_numbers.check("value", "advantage", training.samples, advantages)
         self.value_update = self.tasks.create_task(self._update_value(training, version))
         with self.clock.time("update_policy"):
             policy = await self.roles.policy.update(training, advantages, version)
@@ -228,7 +281,8 @@ class Loop:
     async def _report(self, step: Step) -> None:
         metrics, loaded, self.loaded = step.metrics, self.loaded, {}
         metrics |= loaded | await self._role_metrics() | {
-            "queue/buffer": float(self.buffer.ready), "queue/in_flight": float(self.admission.in_flight)}
+            "queue/filtered": float(self.admission.filtered), "queue/buffer": float(self.buffer.ready),
+            "queue/in_flight": float(self.admission.in_flight)}
         lanes = await self._lanes()
         times, lanes["controller"] = self.clock.step([one.sample.index for one in step.batch], lanes)
         metrics |= times | rates(metrics) | {
@@ -245,9 +299,31 @@ class Loop:
         each = await asyncio.gather(*(role.spans() for role in self.roles.all()))
         return {lane: spans for role in each for lane, spans in role.items()}
 
+    def _check_kl(self, observed: float, version: int) -> None:
+        limit = self.config.limits.kl
+        if limit is not None and not observed <= limit:
+            raise RunError(
+                f"at step {version + 1} the policy's answers are {observed:.3g} nats from the reference, the limit is {limit:g} "
+                "(limits.kl): it may have found something that the reward alone likes. Look at its newest answers in "
+                "ppo/samples.jsonl; then raise ppo.kl_coefficient or lower the learning rate")
+
     def _adapt(self, observed: float) -> None:
         if self.controller is not None:
             self.kl_coefficient = self.controller.update(observed, self.batch)
+
+    async def _watch(self) -> None:
+        """A safety net under all deadlines: raises where nothing has gone on for limits.stall_seconds."""
+        limit, seen, since = self.config.limits.stall_seconds, None, time.monotonic()
+        while True:
+            await asyncio.sleep(min(limit / 10, 10.0))
+            progress = (self.clock.noted, self.buffer.version, self.admission.version)
+            if progress != seen:
+                seen, since = progress, time.monotonic()
+            elif time.monotonic() - since > limit:
+                late = self.buffer.late() or self.buffer.missing()
+                raise RoleFailed(f"nothing has gone on for {limit:g} s (limits.stall_seconds): the policy is at version "
+                                 f"{self.buffer.version}, {self.admission.in_flight} samples are in flight, "
+                                 f"{self.buffer.ready} of them scored; the next batch waits for samples {late[:8]}")
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         # No deadline of its own: whatever makes the condition true has one, and its failure cancels this wait.
@@ -257,6 +333,14 @@ class Loop:
 
     def _notify(self) -> None:
         self.changed.set()
+
+
+SKIPPED = "it was in a batch that made numbers that are not finite"
+
+
+def unanswered(prompt: Prompt) -> Sample:
+    """A sample without a response."""
+    return Sample(prompt, np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.int32), ended=False)
 
 
 def group_size(config: RunConfig) -> int:

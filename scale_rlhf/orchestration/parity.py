@@ -60,6 +60,8 @@ class Parity:
         if not trainer:
             return {}
         engines = await self.roles.rollout.score(self.shown)
+        if not engines:
+            return {}  # none serves at this moment
         return self._compared(version, [one for engine in engines for one in engine], trainer * len(engines))
 
     def _compared(self, version: int, engines: list[tuple[np.ndarray, int]], trainer: list[np.ndarray]) -> dict[str, float]:

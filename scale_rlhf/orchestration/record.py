@@ -79,6 +79,13 @@ class Record:
                                  f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s  "
                                  f"slowest: {slowest(numbers)}")
 
+    def filter(self, sample: Sample, reason: str) -> None:
+        """A sample that will not be trained on."""
+        line = {"index": sample.index, "filtered": reason, "prompt_ids": sample.prompt.token_ids.tolist(),
+                "response_ids": sample.response_ids.tolist()}
+        self.filtered.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.filtered.flush()
+
     def sync(self) -> None:
         """Wait until all of it is on the disk."""
         self.log.sync()

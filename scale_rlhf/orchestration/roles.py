@@ -10,12 +10,14 @@ from scale_rlhf.cluster.placement import Placement, place
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration.deadlines import first_failure
+from scale_rlhf.orchestration.health import Budget
 from scale_rlhf.reference.server import ReferenceFleet
 from scale_rlhf.reward.interface import RewardFleet
 from scale_rlhf.reward.make import make_reward, processes
 from scale_rlhf.rollout.fleet import RolloutFleet
 from scale_rlhf.training.group import PolicyGroup, ValueGroup
 from scale_rlhf.weights.choice import one_host, transport
+from scale_rlhf.weights.shared_memory import remove_published, remove_published_by_the_dead
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,21 @@ class StartingModels:
 class Roles:
     """Rollout, reward, reference, policy and value. `start` returns when all are ready; `close` ends every process."""
 
-    def __init__(self, config: RunConfig, models: StartingModels, end_token_ids: Sequence[int]):
-        self.config, self.models, self.end_token_ids = config, models, end_token_ids
+    def __init__(self, config: RunConfig, models: StartingModels, end_token_ids: Sequence[int], budget: Budget | None = None):
+        """budget: of restarts of engines, reward and reference replicas; None: a failure of any ends the run."""
+        self.config, self.models, self.end_token_ids, self.budget = config, models, end_token_ids, budget
+        self.tag = f"{config.run.name}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.placement: Placement | None = None
         self._started: list = []
 
     async def start(self, probe: Sequence[Sample] = ()) -> None:
         """Place every process, start all roles at once. probe: samples that the reward scores, so that a broken one fails now."""
         config, models = self.config, self.models
+        remove_published_by_the_dead(config.run.name)
         self.placement = placed = await place(config)
-        self.rollout = RolloutFleet(config, models.policy, self.end_token_ids)
-        self.reward: RewardFleet = make_reward(config, model=models.reward, policy=models.policy)
-        self.reference = ReferenceFleet(config, models.reference)
+        self.rollout = RolloutFleet(config, models.policy, self.end_token_ids, self.budget)
+        self.reward: RewardFleet = make_reward(config, model=models.reward, policy=models.policy, budget=self.budget)
+        self.reference = ReferenceFleet(config, models.reference, self.budget)
         self.policy = PolicyGroup(config, models.policy, placed.bundles("policy", config.policy.workers))
         self.value = None
         if models.value is not None:
@@ -62,10 +67,9 @@ class Roles:
                     tasks.create_task(self.value.start())
         except ExceptionGroup as failures:
             raise first_failure(failures) from None
-        tag = f"{config.run.name}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         policies, engines = await self.policy.places(), [node for node, _ in await self.rollout.places()]
         meeting = await self.policy.open_transport(
-            transport(config, policies, engines), tag, self.rollout.engines, config.rollout.tensor_parallel,
+            transport(config, policies, engines), self.tag, self.rollout.engines, config.rollout.tensor_parallel,
             loopback=one_host(policies, engines),
         )
         await self.rollout.open_transport(meeting)
@@ -83,6 +87,7 @@ class Roles:
                 endings.append(ending)
         await asyncio.gather(*endings, return_exceptions=True)
         self._started = []
+        remove_published(self.tag)  # a rank that was killed could not
         if self.placement is not None:
             self.placement.release()
             self.placement = None

@@ -40,15 +40,25 @@ class StepClock:
         self.spans = Spans(clock)
         self.events: dict[str, dict[int, float]] = {"admitted": {}, "generated": {}, "scored": {}}
         self.last = clock()
+        self.noted = 0  # moments noted so far: it counts up while anything goes on
 
     def admitted(self, index: int) -> None:
-        self.events["admitted"][index] = self.clock()
+        self._note("admitted", index)
 
     def generated(self, index: int) -> None:
-        self.events["generated"][index] = self.clock()
+        self._note("generated", index)
 
     def scored(self, index: int) -> None:
-        self.events["scored"][index] = self.clock()
+        self._note("scored", index)
+
+    def _note(self, what: str, index: int) -> None:
+        self.events[what][index] = self.clock()
+        self.noted += 1
+
+    def forget(self, index: int) -> None:
+        """A sample that will be in no step."""
+        for events in self.events.values():
+            events.pop(index, None)
 
     def went_through(self, index: int) -> None:
         """A sample came with the state that the run goes on from."""

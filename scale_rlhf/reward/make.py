@@ -2,10 +2,11 @@
 
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError
+from scale_rlhf.orchestration.health import Budget
 from scale_rlhf.reward.interface import RewardFleet
 
 
-def make_reward(config: RunConfig, *, model: str | None, policy: str) -> RewardFleet:
+def make_reward(config: RunConfig, *, model: str | None, policy: str, budget: Budget | None = None) -> RewardFleet:
     """The reward that `config.reward` names. Starts nothing.
 
     model: what the reward stage made, for when reward has neither model nor function nor url. policy: folder or hub
@@ -22,7 +23,7 @@ def make_reward(config: RunConfig, *, model: str | None, policy: str) -> RewardF
         raise ConfigError("reward: expected model, function or url, or a reward stage before, found none of them; set one")
     from scale_rlhf.reward.learned import LearnedReward
 
-    return LearnedReward(config, model, policy)
+    return LearnedReward(config, model, policy, budget)
 
 
 def processes(config: RunConfig) -> tuple[int, int]:

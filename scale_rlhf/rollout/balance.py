@@ -2,20 +2,25 @@
 
 import heapq
 
+_OUT = 2
 
 class Balance:
-    """Samples that run on each of several engines. Engines that are set aside get some only when all are."""
+    """Samples that run on each of several engines. Engines that are set aside get some only when all are, and those that
+    are out get none.
+    """
 
     def __init__(self, engines: int):
         self.running = [0] * engines
-        self._aside = [False] * engines
+        self._aside = [0] * engines  # 0: it serves; 1: it takes a version; 2: it is out
         self._heap = [self._state(place) for place in range(engines)]
 
-    def take(self) -> int:
-        """The engine for one more sample; among equals the first."""
+    def take(self) -> int | None:
+        """The engine for one more sample; among equals the first. None where all are out."""
         while self._heap[0] != self._state(self._heap[0][2]):
             heapq.heappop(self._heap)  # what it was, not what it is
-        place = self._heap[0][2]
+        aside, _, place = self._heap[0]
+        if aside == _OUT:
+            return None
         self.running[place] += 1
         self._push(place)
         return place
@@ -27,10 +32,16 @@ class Balance:
 
     def set_aside(self, place: int, aside: bool) -> None:
         """While an engine takes a new version, others are better."""
-        self._aside[place] = aside
+        if self._aside[place] != _OUT:
+            self._aside[place] = int(aside)
+            self._push(place)
+
+    def set_out(self, place: int, out: bool) -> None:
+        """An engine is dead; or serves again."""
+        self._aside[place] = _OUT if out else 0
         self._push(place)
 
-    def _state(self, place: int) -> tuple[bool, int, int]:
+    def _state(self, place: int) -> tuple[int, int, int]:
         return self._aside[place], self.running[place], place
 
     def _push(self, place: int) -> None:

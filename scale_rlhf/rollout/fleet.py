@@ -1,21 +1,31 @@
-"""The fleet of engines as the controller sees it: one call a sample, to the engine with the fewest running."""
+"""The fleet of engines as the controller sees it: one call a sample, to the engine with the fewest running.
+
+An engine that dies, or falls silent, is replaced while the others go on; its samples are issued again, and give the same
+tokens, since these follow from the weights and the sample's seed alone. It serves nothing before it has the current weights.
+"""
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import numpy as np
 
+from scale_rlhf.cluster.actors import Process, end, identify
 from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.errors import UserError
 from scale_rlhf.experience.sample import Prompt, Sample
-from scale_rlhf.orchestration.deadlines import within
+from scale_rlhf.orchestration.deadlines import RoleFailed, within
+from scale_rlhf.orchestration.health import Budget, Health
 from scale_rlhf.rollout.balance import Balance
 from scale_rlhf.rollout.engine import RolloutEngine
 from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.weights.choice import backend
 
 WAITING_CALLS = 100_000  # that Ray lets into an engine actor at once; admission bounds them long before
+_TRIES = 3  # of a sample whose engine fails under it: past that it may be the sample
+
+Published = tuple[int, dict[str, Any]]  # a version, and what engines load it from
 
 
 class RolloutFleet:
@@ -23,98 +33,143 @@ class RolloutFleet:
 
     actor: type[RolloutEngine] = RolloutEngine
 
-    def __init__(self, config: RunConfig, model: str, end_token_ids: Sequence[int]):
-        """model: folder or hub name. end_token_ids: tokens that end a response."""
-        self.config, self.model, self.end_token_ids = config, model, list(end_token_ids)
+    def __init__(self, config: RunConfig, model: str, end_token_ids: Sequence[int], budget: Budget | None = None):
+        """model: folder or hub name. end_token_ids: tokens that end a response. budget: None, no engine is replaced."""
+        self.config, self.model, self.end_token_ids, self.budget = config, model, list(end_token_ids), budget
         self.engines: list = []
+        self.processes: list[list[Process]] = []  # of each engine
         self.balance = Balance(0)
+        self.replaceable = budget is not None
+        self.published: Published | None = None  # the newest; None: that of the model's folder
+        self._versions = asyncio.Lock()  # one version at a time
+        self._back = asyncio.Event()  # an engine serves again
+        self._repairs: set[asyncio.Task] = set()
+        self.failed: asyncio.Future | None = None  # of repairs that cannot be made; whoever waits for an engine looks
 
     async def start(self, options: Sequence[dict]) -> None:
         """Start every engine at once; each then serves version 0. options: Ray's, of each engine."""
-        self.engines = [self._actor(number, one) for number, one in enumerate(options)]
+        self.options = list(options)
+        self.failed = asyncio.get_running_loop().create_future()
+        self.engines = [self._actor(number) for number in range(len(options))]
         self.balance = Balance(len(self.engines))
-        seconds = self.config.limits.start_seconds
-        await self._all("start", seconds=seconds, what="start")
+        self.health = Health([self._name(i) for i in range(len(options))], time.monotonic, stale=True)
+        await asyncio.gather(*(self._call(i, "start", seconds=self.config.limits.start_seconds, what="start")
+                               for i in range(len(self.engines))))
+        self.processes = [[] for _ in self.engines]
+        await asyncio.gather(*(self._identify(i) for i in range(len(self.engines))))
 
     async def places(self) -> list[tuple[str, str]]:
         """(Ray's id of its node, the node's address) of every engine."""
-        return await self._all("place", seconds=self.config.limits.start_seconds, what="its node")
+        return [place for place in await self._each("place", seconds=self.config.limits.start_seconds, what="its node") if place]
 
     async def open_transport(self, meeting: dict[str, Any] | None) -> None:
-        """Engines join where the policy waits for them (broadcast); None: there is nothing to join."""
+        """Engines join where the policy waits for them (broadcast); None: there is nothing to join.
+
+        Where they meet in a group, that group is lost with one of them: none is replaced alone.
+        """
         if meeting is None:
             return
+        self.replaceable = False
         loopback = meeting["address"].startswith("127.")
         workers = self.config.rollout.tensor_parallel
         places = await self.places()
-        joining = (
-            within(engine.begin_transfer.remote(
-                meeting | {"first_rank": 1 + i * workers, "bind": meeting["address"] if loopback else places[i][1]},
-            ), self.config.limits.start_seconds, self._name(i), "joining the weight transport")
-            for i, engine in enumerate(self.engines)
-        )
-        await asyncio.gather(*joining)
+        await asyncio.gather(*(
+            self._call(i, "begin_transfer",
+                       meeting | {"first_rank": 1 + i * workers, "bind": meeting["address"] if loopback else places[i][1]},
+                       seconds=self.config.limits.start_seconds, what="joining the weight transport")
+            for i in range(len(self.engines))
+        ))
 
     async def generate(self, prompt: Prompt, **sampling: Any) -> Sample:
         """One response. sampling: temperature and max_tokens, where they are not the rollout's."""
-        place = self.balance.take()
-        try:
-            call = self.engines[place].generate.remote(prompt, **sampling)
-            return await within(call, self.config.limits.generate_seconds, self._name(place), f"sample {prompt.index}")
-        finally:
-            self.balance.done(place)
+        tries = 0
+        while True:
+            place = await self._free()
+            engine = self.engines[place]
+            try:
+                return await self._call(place, "generate", prompt, seconds=self.config.limits.generate_seconds,
+                                        what=f"sample {prompt.index}", **sampling)
+            except RoleFailed as failure:
+                tries += 1
+                if tries == _TRIES:
+                    raise
+                if not (failure.late and await self._answers(place)):
+                    self._lost(place, engine, failure)
+            finally:
+                self.balance.done(place)
 
     async def load(self, version: int, update_info: dict[str, Any]) -> dict[str, float]:
         """Every engine takes a published version: all stage it at once, `overlap.update_wave` at a time go over to it.
 
         Returns stage_seconds and stopped_seconds (the longest of any engine: decoding stopped for the second alone),
-        and load_seconds, the whole.
+        and load_seconds, the whole. An engine that fails meanwhile takes the version when it is back.
         """
         import ray
 
         started = time.monotonic()
-        info = await asyncio.to_thread(ray.put, update_info)
-        seconds = self.config.limits.publish_seconds
-        staged = await self._all("stage", version, info, seconds=seconds, what=f"staging version {version}")
-        turns = asyncio.Semaphore(self.config.overlap.update_wave or len(self.engines))
-        taken = await asyncio.gather(*(self._take(i, version, turns) for i in range(len(self.engines))))
-        return {"stage_seconds": max(staged), "stopped_seconds": max(one["stopped_seconds"] for one in taken),
+        self.published = version, update_info
+        async with self._versions:
+            info = await asyncio.to_thread(ray.put, update_info)
+            seconds = self.config.limits.publish_seconds
+            staged = await self._each("stage", version, info, seconds=seconds, what=f"staging version {version}")
+            turns = asyncio.Semaphore(self.config.overlap.update_wave or len(self.engines))
+            taken = await self._all(lambda place: self._take(place, version, turns))
+        return {"stage_seconds": max((one for one in staged if one is not None), default=0.0),
+                "stopped_seconds": max((one["stopped_seconds"] for one in taken if one), default=0.0),
                 "load_seconds": time.monotonic() - started}
 
     async def probe(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Sample]:
         """Responses of every engine to the same prompts: [engines × prompts]."""
         seconds = self.config.limits.generate_seconds
         return list(await asyncio.gather(*(
-            within(engine.generate.remote(prompt, max_tokens=max_tokens), seconds, self._name(i), "probe")
-            for i, engine in enumerate(self.engines) for prompt in prompts
+            self._call(i, "generate", prompt, seconds=seconds, what="probe", max_tokens=max_tokens)
+            for i in range(len(self.engines)) for prompt in prompts
         )))
 
     async def score(self, samples: Sequence[Sample]) -> list[list[tuple[np.ndarray, int]]]:
         """What every engine gives to responses that it is shown, [engine][sample]: see `RolloutEngine.score`."""
         seconds = self.config.limits.generate_seconds
-        return [
-            await asyncio.gather(*(within(engine.score.remote(sample), seconds, self._name(i), "probe") for sample in samples))
-            for i, engine in enumerate(self.engines)
-        ]
+
+        async def one(place: int) -> list[tuple[np.ndarray, int]]:
+            calls = (self._call(place, "score", sample, seconds=seconds, what="probe") for sample in samples)
+            return await asyncio.gather(*calls)
+
+        return [each for each in await self._all(one) if each is not None]
 
     async def metrics(self) -> dict[str, float]:
-        """Sums over engines: tokens and busy_seconds since the last call, samples running and waiting now."""
-        each = await self._all("metrics", seconds=self.config.limits.score_seconds, what="metrics")
-        return {key: sum(one[key] for one in each) for key in each[0]}
+        """Sums over engines: tokens and busy_seconds since the last call, samples running and waiting now; engines that serve."""
+        each = await self._each("metrics", seconds=self.config.limits.score_seconds, what="metrics")
+        keys = ("tokens", "busy_seconds", "running", "waiting")
+        return {key: sum(one[key] for one in each if one) for key in keys} | {"engines": float(len(self.health.serving))}
 
     async def spans(self) -> dict[str, list[Span]]:
         """What each engine was busy with since the last call, by lane of the timeline."""
-        each = await self._all("spans", seconds=self.config.limits.score_seconds, what="spans")
-        return {f"rollout/engine-{i}": spans for i, spans in enumerate(each)}
+        each = await self._each("spans", seconds=self.config.limits.score_seconds, what="spans")
+        return {f"rollout/engine-{i}": spans or [] for i, spans in enumerate(each)}
 
     async def close(self) -> None:
         """Shut vLLM's child processes down, then end the actors, whatever state they are in."""
-        import ray
-
+        for repair in self._repairs:
+            repair.cancel()
+        await asyncio.gather(*self._repairs, return_exceptions=True)
         await asyncio.gather(*(asyncio.wait_for(_ended(engine), 15.0) for engine in self.engines), return_exceptions=True)
-        for engine in self.engines:
-            ray.kill(engine)
+        end(self.engines, [one for each in self.processes for one in each])
         self.engines = []
+        if self.failed is not None:
+            self.failed.cancel()
+
+    async def _free(self) -> int:
+        """The engine for one more sample; waits where none serves."""
+        while True:
+            if self.failed.done():
+                self.failed.result()
+            if (place := self.balance.take()) is not None:
+                return place
+            # Bounded by the deadlines of the repairs that run, and by the budget that they spend.
+            self._back.clear()
+            back = asyncio.ensure_future(self._back.wait())
+            await asyncio.wait([back, self.failed], return_when=asyncio.FIRST_COMPLETED)
+            back.cancel()
 
     async def _take(self, place: int, version: int, turns: asyncio.Semaphore) -> dict[str, float]:
         limits, drains = self.config.limits, self.config.overlap.weight_update == "drain"
@@ -122,20 +177,103 @@ class RolloutFleet:
         async with turns:
             self.balance.set_aside(place, drains)
             try:
-                call = self.engines[place].take.remote(version)
-                return await within(call, seconds, self._name(place), f"loading version {version}")
+                return await self._call(place, "take", version, seconds=seconds, what=f"loading version {version}")
             finally:
                 self.balance.set_aside(place, False)
 
-    async def _all(self, method: str, *arguments: Any, seconds: float, what: str) -> list:
-        return list(await asyncio.gather(*(within(getattr(engine, method).remote(*arguments), seconds, self._name(i), what)
-                                           for i, engine in enumerate(self.engines))))
+    async def _call(self, place: int, method: str, *arguments: Any, seconds: float, what: str, **named: Any) -> Any:
+        return await within(getattr(self.engines[place], method).remote(*arguments, **named), seconds, self._name(place), what)
 
-    def _actor(self, number: int, options: dict):
+    async def _each(self, method: str, *arguments: Any, seconds: float, what: str) -> list:
+        return await self._all(lambda place: self._call(place, method, *arguments, seconds=seconds, what=what))
+
+    async def _all(self, call: Callable[[int], Coroutine]) -> list:
+        """Of every engine that serves, by place; None where one does not, or fails now."""
+        results: list = [None] * len(self.engines)
+
+        async def one(place: int) -> None:
+            engine = self.engines[place]
+            try:
+                results[place] = await call(place)
+            except RoleFailed as failure:
+                self._lost(place, engine, failure)
+
+        await asyncio.gather(*(one(place) for place in self.health.serving))
+        return results
+
+    def _lost(self, place: int, engine: Any, failure: RoleFailed) -> None:
+        """That engine failed: have it replaced, unless another call has seen to it. Raises where none is replaced."""
+        if not self.replaceable:
+            raise failure
+        if self.engines[place] is not engine or not self.health.tell(place, "died"):
+            return
+        self.balance.set_out(place, True)
+        repair = asyncio.create_task(self._replace(place, failure))
+        self._repairs.add(repair)
+        repair.add_done_callback(self._repaired)
+
+    async def _answers(self, place: int) -> bool:
+        """Whether an engine whose sample is late lives. It gets no more samples until it has said so."""
+        if not self.replaceable or not self.health.tell(place, "late"):
+            return False
+        self.balance.set_out(place, True)
+        try:
+            await self._call(place, "version", seconds=self.config.recovery.answer_seconds, what="a question whether it lives")
+        except RoleFailed:
+            return False
+        self.balance.set_out(place, False)
+        self._back.set()
+        return self.health.tell(place, "answered")
+
+    async def _replace(self, place: int, failure: RoleFailed) -> None:
+        """A new engine in the place of a dead one; again, while there is budget."""
+        while True:
+            await asyncio.sleep(self.budget.spend(self._name(place), str(failure)))
+            self.health.tell(place, "restart")
+            try:
+                end([self.engines[place]], self.processes[place])
+                self.engines[place] = self._actor(place)
+                await self._call(place, "start", seconds=self.config.limits.start_seconds, what="start")
+                await self._identify(place)
+                self.health.tell(place, "started")
+                await self._catch_up(place)
+            except RoleFailed as again:
+                failure = again
+                self.health.tell(place, "died")
+                continue
+            self.health.tell(place, "loaded")
+            self.balance.set_out(place, False)
+            self._back.set()
+            return
+
+    async def _catch_up(self, place: int) -> None:
+        """Load the newest version; a newer one may be published meanwhile, and take the place of the bytes being read."""
+        loaded = None
+        while self.published is not loaded:
+            loaded = self.published
+            try:
+                async with self._versions:
+                    await self._call(place, "load", *loaded, seconds=self.config.limits.publish_seconds,
+                                     what=f"loading version {loaded[0]}")
+            except RoleFailed:
+                raise
+            except UserError:  # the checksums of bytes that were overwritten
+                if self.published is loaded:
+                    raise
+
+    def _repaired(self, repair: asyncio.Task) -> None:
+        self._repairs.discard(repair)
+        if not repair.cancelled() and (error := repair.exception()) and not self.failed.done():
+            self.failed.set_exception(error)
+
+    async def _identify(self, place: int) -> None:
+        self.processes[place] = await identify([self.engines[place]])
+
+    def _actor(self, number: int):
         import ray
 
         config = self.config
-        return ray.remote(self.actor).options(**({"max_concurrency": WAITING_CALLS} | options)).remote(
+        return ray.remote(self.actor).options(**({"max_concurrency": WAITING_CALLS} | self.options[number])).remote(
             config.rollout, self.model, seed=config.run.seed, end_token_ids=self.end_token_ids,
             max_tokens=config.data.max_prompt_tokens + config.rollout.max_response_tokens,
             transfer=backend(config), overlap=config.overlap, name=self._name(number),

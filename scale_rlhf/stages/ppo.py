@@ -8,9 +8,13 @@ import numpy as np
 import xxhash
 
 from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.errors import RunError
 from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
+from scale_rlhf.orchestration.bad_numbers import BadNumbers
 from scale_rlhf.orchestration.checkpoint import Checkpoints
+from scale_rlhf.orchestration.deadlines import RoleFailed
+from scale_rlhf.orchestration.health import Budget
 from scale_rlhf.orchestration.loop import Loop, Step
 from scale_rlhf.orchestration.loop_state import LoopState
 from scale_rlhf.orchestration.record import Record
@@ -43,13 +47,46 @@ class Training:
         self.end_token_ids, self.token_ids, self.rows = end_token_ids, token_ids, rows
         self.prompts = PromptStream(token_ids, rows, responses=config.ppo.responses_per_prompt, seed=config.run.seed)
         self.checkpoints = Checkpoints(folder.stage("ppo") / "checkpoints", config, fingerprint(token_ids))
+        self.budget = Budget(config.recovery, time.monotonic, self.record.tell)
+        self.skip: set[int] = set()  # samples that made bad numbers
+        self.ran = False  # whether all roles were ready once
         self.cost: dict[str, float] = {}  # of the last checkpoint; the next step's line tells it
 
     async def run(self) -> dict[str, int]:
-        """Returns how many samples were trained, filtered, and trained in vain."""
-        roles = Roles(self.config, self.models, self.end_token_ids)
+        """Returns how many samples were trained, filtered, and trained in vain.
+
+        Engines, reward and reference replicas are replaced while the rest goes on. Any other process that fails has all roles
+        started anew, and the loop goes back to the newest checkpoint.
+        """
+        while True:
+            try:
+                return await self._attempt()
+            except BadNumbers as failure:
+                self._leave_out(failure)
+            except RoleFailed as failure:
+                if not self.ran:
+                    raise  # what does not start once is not started again
+                await asyncio.sleep(self.budget.spend("the run, from its newest checkpoint,", str(failure)))
+
+    def _leave_out(self, failure: BadNumbers) -> None:
+        """Keep what made bad numbers, and go back to before it; raises where the run is to stop."""
+        kept = ""
+        if failure.batch:
+            place = self.folder.stage("ppo") / "bad_numbers" / f"samples-{failure.batch[0].sample.index}"
+            place.mkdir(parents=True, exist_ok=True)
+            LoopState(scored=failure.batch).write(place)
+            kept = f" The batch is in {place}."
+        if self.config.limits.on_bad_numbers == "stop":
+            raise RunError(f"{failure}.{kept} Such numbers come from a learning rate that is too high, a reward without bounds, "
+                           "or a broken model; limits.on_bad_numbers: skip goes on without those samples") from failure
+        self.skip |= set(failure.indices)
+        self.record.tell(f"{failure}.{kept} Its samples are left out")
+
+    async def _attempt(self) -> dict[str, int]:
+        roles = Roles(self.config, self.models, self.end_token_ids, self.budget)
         try:
             await roles.start(probe=empty_answers(self.token_ids, self.rows, self.end_token_ids))
+            self.ran = True
             loop = await self._loop(roles)
             await loop.run()
             await self.checkpoints.finish()
@@ -77,7 +114,7 @@ class Training:
             if self.config.ppo.export_every and step.version % self.config.ppo.export_every == 0:
                 await roles.policy.save(str(self.folder.model(f"ppo-step-{step.version:06d}")))
 
-        loop = Loop(self.config, roles, self.prompts, after, start)
+        loop = Loop(self.config, roles, self.prompts, after, start, self.skip, self.record.filter)
         loop.parity.probe_with([np.asarray(ids, dtype=np.int32) for ids in self.token_ids])
         return loop
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from scale_rlhf.cluster.actors import Process, end, identify
 from scale_rlhf.cluster.device import environment
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
@@ -32,13 +33,16 @@ class TrainingGroup:
         self.role = worker.role
         self.section = getattr(config, self.role)
         self.workers: list = []
+        self.processes: list[Process] = []
 
     async def start(self) -> Numbers:
         """Make the actors and have them load. Returns rank 0's seconds: join, load, deepspeed."""
         self.workers = [self._actor(rank) for rank in range(self.section.workers)]
         seconds = self.config.limits.start_seconds
         addresses = await self.call("node_address", seconds=seconds, what="starting")
-        return (await self.call("setup", *addresses[0], seconds=seconds, what="loading the model"))[0]
+        numbers = await self.call("setup", *addresses[0], seconds=seconds, what="loading the model")
+        self.processes = await identify(self.workers)
+        return numbers[0]
 
     async def call(self, method: str, *arguments: Any, seconds: float, what: str) -> list:
         """The method on every rank at once, with the same arguments (large ones are put into the object store once)."""
@@ -80,15 +84,12 @@ class TrainingGroup:
 
     async def close(self) -> None:
         """Leave the process group and end the actors, whatever state they are in."""
-        import ray
-
         try:
             await self.call("close", seconds=10.0, what="closing")
         except Exception:  # noqa: BLE001 - a rank that is dead or stuck is ended all the same
             pass
-        for worker in self.workers:
-            ray.kill(worker)
-        self.workers = []
+        end(self.workers, self.processes)
+        self.workers, self.processes = [], []
 
     def _actor(self, rank: int):
         import ray

@@ -17,6 +17,7 @@ from scale_rlhf.experience.packing import Pack, in_rows
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models import loading
 from scale_rlhf.models.forward import ScalarHead
+from scale_rlhf.orchestration.bad_numbers import BadNumbers
 from scale_rlhf.orchestration.checksums import Described
 from scale_rlhf.telemetry.spans import Span, Spans, recorded
 from scale_rlhf.training import batch as cutting
@@ -159,6 +160,7 @@ class TrainingWorker:
         "gradient_norm" before clipping, and the last "learning_rate".
         """
         started, sums, norms, steps = time.perf_counter(), {}, [], 0
+        self.losses: list[tuple[torch.Tensor, list[int]]] = []  # of every micro-batch, with its places
         ppo, seed = self.config.ppo, self.config.run.seed
         for epoch in range(ppo.epochs):
             for places in cutting.minibatches(len(samples), ppo.minibatches, seed=seed, version=version, epoch=epoch):
@@ -166,6 +168,8 @@ class TrainingWorker:
                 norms.append(self._step(samples, places, loss, sums))
                 steps += 1
         totals = self._added(sums)
+        if not np.isfinite([totals["loss"], *norms]).all():
+            self._bad(samples, totals["loss"], norms)
         return totals | {
             "loss": totals["loss"] / steps, "gradient_norm": float(np.mean(norms)), "learning_rate": learning_rate,
             "seconds": time.perf_counter() - started,
@@ -181,6 +185,7 @@ class TrainingWorker:
             value, metrics = loss(pack, part, denominator)
             if not part:
                 value, metrics = value * 0.0, {}
+            self.losses.append((value.detach(), part))
             self.engine.backward(value * self.world, scale_wrt_gas=False)  # DeepSpeed averages over ranks: we want the sum
             for name, number_ in ({"loss": value.detach()} | metrics).items():
                 sums[name] = sums.get(name, 0.0) + number_.double()
@@ -188,6 +193,17 @@ class TrainingWorker:
         self.engine.step()
         norm = self.engine.get_global_grad_norm() if norm is None else norm
         return float(norm)
+
+    def _bad(self, samples: Sequence[Sample], loss: float, norms: list[float]) -> None:
+        """Every rank raises the same error: the first micro-batch, of any rank, whose loss was no number."""
+        mine = next((part for value, part in self.losses if part and not torch.isfinite(value)), [])
+        ranks: list = [None] * self.world
+        distributed.all_gather_object(ranks, mine)
+        places = next((part for part in ranks if part), [])
+        named = f", first on samples {[samples[place].index for place in places][:4]}" if places else ""
+        gradient = next((norm for norm in norms if not np.isfinite(norm)), norms[-1])
+        raise BadNumbers(f"{self.role}: the loss is {loss:g} and the gradient's norm {gradient:g}{named}. The weights of "
+                         f"{self.role} are spoilt by it", [sample.index for sample in samples])
 
     def _unwrapped_norm(self) -> torch.Tensor | None:
         """Gradient norm where DeepSpeed keeps none: fp32 without ZeRO, where gradients are reduced in place by now."""

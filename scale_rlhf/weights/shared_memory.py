@@ -5,12 +5,14 @@ writes the next. Files lie in /dev/shm under a prefix that carries the run's tag
 Everybody keeps them mapped between versions: the pages are touched for the first time once, not at every update.
 """
 
+import glob
 import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from scale_rlhf.errors import RunError
@@ -19,6 +21,20 @@ from scale_rlhf.weights.manifest import Manifest, Metadata, Piece, TensorPlace, 
 
 FOLDER = Path("/dev/shm")
 PREFIX = "scale-rlhf-"
+
+
+def remove_published(tag: str) -> None:
+    """Remove what a run of that tag has left on this host."""
+    for path in FOLDER.glob(f"{PREFIX}{glob.escape(tag)}-weights-*"):
+        path.unlink(missing_ok=True)
+
+
+def remove_published_by_the_dead(run: str) -> None:
+    """Remove what runs of that name have left whose controller is gone: a process that was killed removes nothing."""
+    for path in FOLDER.glob(f"{PREFIX}{glob.escape(run)}-*-weights-*"):
+        owner = path.name.removeprefix(f"{PREFIX}{run}-").split("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            path.unlink(missing_ok=True)
 
 
 class SharedFiles:

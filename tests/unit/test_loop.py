@@ -1,6 +1,7 @@
 """The loop with roles that are simulated, for what no real role does on request: late, stuck and failing ones, in order."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,11 @@ from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
 from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
+from scale_rlhf.orchestration.bad_numbers import BadNumbers
 from scale_rlhf.orchestration.deadlines import within
 from scale_rlhf.orchestration.loop import Loop
+from scale_rlhf.orchestration.loop_state import LoopState
+from scale_rlhf.reward.interface import ScoringFailed
 from scale_rlhf.telemetry.spans import Span
 
 ONE = np.zeros(1, np.float32)
@@ -27,6 +31,10 @@ class World:
         self.version = 0
         self.decoding = self.most_decoding = self.scoring = 0
         self.stuck: str | None = None
+        self.unscored: set[int] = set()  # samples that the reward cannot score
+        self.bad: set[int] = set()  # whose log-probability is NaN
+        self.filtered: list[int] = []
+        self.states: list[LoopState] = []
 
     def roles(self) -> SimpleNamespace:
         return SimpleNamespace(rollout=self, reward=self, reference=self, policy=self, value=self, all=lambda: [self])
@@ -41,10 +49,13 @@ class World:
         self.most_decoding = max(self.most_decoding, self.decoding)
         await self.takes("generate")
         self.decoding -= 1
-        return Sample(prompt, np.zeros(1, np.int32), ONE, np.full(1, version, np.int32), True)
+        logprobs = ONE * np.nan if prompt.index in self.bad else ONE
+        return Sample(prompt, np.zeros(1, np.int32), logprobs, np.full(1, version, np.int32), True)
 
     async def score(self, samples, **how) -> list[float]:
         await self.takes("score")
+        if self.unscored & {sample.index for sample in samples}:
+            raise ScoringFailed("the reward is out")
         return [0.0] * len(samples)
 
     async def logprobs(self, samples, **how) -> list[np.ndarray]:
@@ -76,16 +87,20 @@ class World:
         return {"rollout/engine-0": []}
 
 
-def run(world: World, staleness: int, steps: int = 6, **ppo) -> tuple[Loop, list]:
+def run(world: World, staleness: int, steps: int = 6, limits: dict | None = None, start: LoopState | None = None, skip=(),
+        **ppo) -> tuple[Loop, list]:
     config = RunConfig.model_validate({
-        "ppo": {"steps": steps, "prompts_per_step": BATCH} | ppo, "overlap": {"max_staleness": staleness, "score_group": 2}})
+        "ppo": {"steps": steps, "prompts_per_step": BATCH} | ppo, "overlap": {"max_staleness": staleness, "score_group": 2},
+        "limits": limits or {}})
     done = []
 
     async def on_step(step) -> None:
         done.append(step)
+        world.states.append(world.loop.state())
 
     async def go() -> Loop:
-        loop = Loop(config, world.roles(), PromptStream([[1]], [{}], responses=config.ppo.responses_per_prompt, seed=0), on_step)
+        prompts = PromptStream([[1]], [{}], responses=config.ppo.responses_per_prompt, seed=0)
+        loop = Loop(config, world.roles(), prompts, on_step, start, skip, lambda sample, why: world.filtered.append(sample.index))
         world.loop = loop
         await loop.run()
         return loop
@@ -145,3 +160,85 @@ def test_responses_to_one_prompt_leave_together_and_are_never_split():
     for step in steps:
         groups = [one.sample.prompt.group for one in step.batch]
         assert len(groups) == 4 and all(groups.count(group) == 2 for group in groups)
+
+
+def trained(steps) -> list[int]:
+    return sorted(one.sample.index for step in steps for one in step.batch)
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_a_loop_goes_on_from_any_of_its_states(staleness, tmp_path):
+    """Written and read: what was trained before and after is all there is, once, and none is too old."""
+    world = World(load=0.01, score=0.002)
+    _, before = run(world, staleness)
+    for state in world.states:
+        state.write(tmp_path)
+        state = LoopState.read(tmp_path, PromptStream([[1]], [{}], responses=1, seed=0))
+        again = World(load=0.01)
+        loop, after = run(again, staleness, start=state)
+        done = [one.sample.index for step in before[: state.version] for one in step.batch]
+        assert sorted(done + trained(after)) == list(range(6 * BATCH))
+        assert [step.version for step in after] == list(range(state.version + 1, 7))
+        assert again.events[0] == f"publish {state.version}" and again.events.index(f"loaded {state.version}") == 2
+        ages = [step.version - 1 - int(one.sample.versions.min()) for step in after for one in step.batch]
+        assert max(ages, default=0) <= staleness and loop.admission.in_flight == 0
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_samples_without_a_score_are_filtered_and_others_come_in_their_place(staleness):
+    world = World()
+    world.unscored = {1, 9, 10, 23}
+    loop, steps = run(world, staleness)
+    assert len(trained(steps)) == 6 * BATCH and not world.unscored & set(trained(steps))
+    assert sorted(trained(steps) + world.filtered) == list(range(loop.admission.admitted))
+    assert loop.admission.filtered == len(world.filtered) >= 4 and steps[-1].metrics["queue/filtered"] == len(world.filtered)
+
+
+def test_a_reward_that_never_works_stops_the_run():
+    world = World()
+    world.unscored = set(range(10_000))
+    with pytest.raises(RunError, match=r"4 groups of samples in a row could not be scored \(limits.failed_scores\)."):
+        run(world, staleness=1, limits={"failed_scores": 3})
+
+
+def test_a_prompts_responses_are_filtered_together():
+    world = World()
+    world.unscored = {4}
+    _, steps = run(world, 0, responses_per_prompt=3, prompts_per_step=2)
+    assert world.filtered == [3, 4, 5]
+    assert all(len(step.batch) == 6 for step in steps)
+
+
+def test_numbers_that_are_none_stop_the_run_or_are_left_out():
+    world = World()
+    world.bad = {5}
+    with pytest.raises(BadNumbers, match="rollout: log-probability of sample 5 is nan at its token 0") as failure:
+        run(world, 0)
+    assert failure.value.indices == [5]
+    loop, steps = run(world, 0, limits={"on_bad_numbers": "skip"})
+    assert len(trained(steps)) == 6 * BATCH and 5 in world.filtered
+
+
+def test_what_spoilt_the_weights_is_not_trained_again():
+    world = World()
+    loop, steps = run(world, 0, skip={0, 1, 6})
+    assert sorted(trained(steps) + world.filtered) == list(range(loop.admission.admitted)) and world.filtered == [0, 1, 6]
+
+
+def test_kl_has_a_bound():
+    world = World()
+    generate = world.generate
+
+    async def far(prompt: Prompt) -> Sample:
+        return replace(await generate(prompt), logprobs=ONE + 2.0)  # the reference gives 0
+
+    world.generate = far
+    assert run(world, 0, limits={"kl": 2.5})
+    with pytest.raises(RunError, match="at step 1 the policy's answers are 2 nats from the reference"):
+        run(world, 0, limits={"kl": 1.5})
+
+
+def test_a_run_in_which_nothing_goes_on_says_so():
+    world = World(update=60)
+    with pytest.raises(RunError, match=r"nothing has gone on for 0.3 s \(limits.stall_seconds\)"):
+        run(world, 0, limits={"stall_seconds": 0.3})
