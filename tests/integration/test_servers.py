@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from scale_rlhf.cluster.device import environment
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError, RunError
 from scale_rlhf.experience.packing import cut
@@ -27,6 +28,15 @@ def no_numbers(samples):
 def sleeps(samples):
     time.sleep(30)
     return [0.0] * len(samples)
+
+def fails_once(samples):
+    """Hangs, dies or raises, as HOW says, and scores from then on."""
+    import os, pathlib, time
+    done = pathlib.Path(__file__).with_name("failed")
+    if not done.exists():
+        done.touch()
+        {"hangs": lambda: time.sleep(600), "dies": lambda: os._exit(1), "raises": lambda: 1 / 0}[os.environ["HOW"]]()
+    return [1.0 for _ in samples]
 '''
 
 
@@ -260,6 +270,20 @@ def test_a_function_that_cannot_work_fails_at_start_and_is_named(cluster, models
     with pytest.raises(error) as caught:
         with_fleet(fleet, lambda fleet: fleet.score(samples(1), fixed=True, group=0), probe=samples(2))
     assert said in str(caught.value) and "ray::" not in str(caught.value)  # the message alone
+
+
+@pytest.mark.parametrize("how", ["hangs", "dies", "raises"])
+def test_a_function_that_fails_once_scores_at_the_next_try(cluster, models, functions, how):
+    section = {"function": "rewards_of_a_user:fails_once", "timeout_seconds": 5.0}
+    fleet = make_reward(config(reward=section), model=None, policy=models["policy"])
+    options = {"num_cpus": 0.5, "runtime_env": {"env_vars": environment(1) | {"HOW": how}}}
+
+    async def scenario(fleet):
+        scores = await asyncio.gather(*(fleet.score(samples(3), fixed=True, group=0) for _ in range(2)))
+        return scores, await fleet.metrics()
+
+    scores, metrics = with_fleet(fleet, scenario, options=[[options]])
+    assert scores == [[1.0] * 3] * 2 and metrics["failed_tries"] >= 1 and metrics["failed_calls"] == 0
 
 
 def test_a_missing_model_and_a_policy_for_a_reward_are_configuration_errors(cluster, models, tmp_path):
