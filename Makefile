@@ -13,7 +13,7 @@ PYTEST := python -m pytest --verbose --durations=15
 # Ahead of the rest, so that what is compiled at first use finds ninja though .venv is not activated.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test test-fast test-long bench bench-full lint install clean
+.PHONY: run test test-fast test-long bench bench-full chaos lint install clean
 
 run: install
 	scale-rlhf run $(CONFIG) $(ARGS)
@@ -34,6 +34,10 @@ bench: install
 # 50M parameters too, and bfloat16.
 bench-full: install
 	python -m benchmarks --full $(ARGS)
+
+# Whole runs under random faults: N of them.
+chaos: install
+	python -m tests.chaos.campaign --runs $(or $(N),20) --seed $(or $(SEED),1) $(ARGS)
 
 lint: install
 	ruff check .

@@ -237,7 +237,7 @@ class OverlapSection(Section):
 class CheckpointSection(Section):
     """What a PPO run can go on from: `ppo/checkpoints` in its folder."""
 
-    save_every: Annotated[str, Field(pattern=r"^[1-9]\d* ?(steps?|min)$")] | None = Field("10 min", description="How often a checkpoint is made: `20 steps` or `10 min`. null: never.")
+    save_every: PositiveInt | Annotated[str, Field(pattern=r"^[1-9]\d* ?(steps?|min)$")] | None = Field("10 min", description="How often a checkpoint is made: after so many steps (`20`, `20 steps`), or minutes (`10 min`). null: never.")
     keep_last: PositiveInt = Field(2, description="Newest checkpoints that are kept; a damaged one is made good by the one before.")
     keep_best: bool = Field(True, description="Also keep the one with the highest mean reward.")
 

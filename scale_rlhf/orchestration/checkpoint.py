@@ -14,6 +14,7 @@ the controller see.
 
 import asyncio
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -46,8 +47,8 @@ class Checkpoints:
         every = self.config.checkpoint.save_every
         if every is None:
             return False
-        number, unit = int(every.removesuffix("min").removesuffix("steps").removesuffix("step")), every[-3:]
-        return self.clock() - self.last >= 60 * number if unit == "min" else version % number == 0
+        number, minutes = int(re.match(r"\d+", str(every))[0]), str(every).endswith("min")
+        return self.clock() - self.last >= 60 * number if minutes else version % number == 0
 
     async def save(self, state: LoopState, roles: Roles, score: float) -> dict[str, float]:
         """Begin a checkpoint; returns once every rank has copied its state, with what it cost and the last one's figures.

@@ -242,7 +242,8 @@ SETTINGS = {"schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.1, "cpus"
 SAVED = [(1, {"zero_stage": 0}), (1, {"zero_stage": 2}), (2, {"zero_stage": 0}), (2, {"zero_stage": 1}),
          (2, {"zero_stage": 2}), (2, {"zero_stage": 3}),
          (2, {"zero_stage": 2, "offload_optimizer": True}),
-         (2, {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}), (2, {"zero_stage": 2, "dtype": "bfloat16"}),
+         (2, {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}),
+         (2, {"zero_stage": 2, "dtype": "bfloat16"}),
          (2, {"zero_stage": 3, "dtype": "bfloat16"}), (1, {"zero_stage": 1, "dtype": "bfloat16", "autocast": True})]
 
 

@@ -67,13 +67,14 @@ def names(folder) -> list[str]:
 
 def test_every_so_many_steps_or_minutes():
     now = [0.0]
-    by_steps, by_time = (Checkpoints("none", config(save_every=every), "", lambda: now[0]) for every in ("3 steps", "2 min"))
-    assert [version for version in range(1, 10) if by_steps.due(version)] == [3, 6, 9]
+    by_number, by_steps, by_time = (
+        Checkpoints("none", config(save_every=every), "", lambda: now[0]) for every in (3, "3 steps", "2 min"))
+    assert [version for version in range(1, 10) if by_steps.due(version) and by_number.due(version)] == [3, 6, 9]
     assert not by_time.due(1)
     now[0] = 120.0
     assert by_time.due(2)
     assert not Checkpoints("none", config(save_every=None), "").due(1)
-    for wrong in ("3", "0 steps", "often", "3 hours"):
+    for wrong in ("0 steps", "often", "3 hours", 0):
         with pytest.raises(ValueError, match="save_every"):
             config(save_every=wrong)
 
