@@ -26,7 +26,7 @@ from scale_rlhf.data.rows import read_rows
 from scale_rlhf.data.sources import sources
 from scale_rlhf.errors import ConfigError, DataError, UserError
 
-effort = pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.long)], ids=["quick", "many"])
+effort = pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.long)], ids=["quick", "many"])
 LONGEST_MESSAGE = 20_000  # characters
 _names = count()
 
