@@ -1,5 +1,6 @@
 """The commands, and nothing else. What a command needs is imported when it runs: `config` answers without torch."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from scale_rlhf.errors import UserError
 
 MENDABLE = 2  # exit status where the message says what to mend
 STOPPED = 130  # exit status of a run that Ctrl-C ended
+SUPERVISED = ("run", "sft", "reward", "ppo", "evaluate", "resume")
 
 
 class Commands(typer.core.TyperGroup):
@@ -107,10 +109,11 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
     """Validate a configuration and print it resolved; starts nothing."""
     from scale_rlhf.config.checks import check
     from scale_rlhf.config.load import dump, load_config
+    from scale_rlhf.redaction import without_secrets
 
     loaded = load_config(config, overrides or ())
     notes = check(loaded, starts=False)
-    typer.echo(dump(loaded), nl=False)
+    typer.echo(without_secrets(dump(loaded)), nl=False)
     for note in notes:
         typer.echo(f"# {note}", err=True)
 
@@ -140,7 +143,16 @@ def _single(stage: str, config: Path, overrides: list[str] | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: exits with 0; 2 where the user can mend what is wrong, with a message alone; 130 after Ctrl-C."""
+    """Entry point: exits with 0; 2 where the user can mend what is wrong, with a message alone; 130 after Ctrl-C.
+
+    What makes a run is started as a process of its own, and started again should it be killed.
+    """
+    from scale_rlhf.orchestration.supervisor import FOLDER_FILE, supervise
+
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in SUPERVISED and not {"-h", "--help"} & set(words) and FOLDER_FILE not in os.environ:
+        me = [sys.executable, "-m", "scale_rlhf.cli"]
+        sys.exit(supervise([*me, *words], lambda folder: [*me, "resume", folder]))
     app(args=arguments, prog_name="scale-rlhf")
 
 

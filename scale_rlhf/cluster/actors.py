@@ -52,17 +52,18 @@ def _processes(actor: Any) -> list[Process]:
 def _kill(processes: Sequence[Process]) -> None:
     """SIGKILL for those that are still there after a while: a process that exits by itself is no alarm to Ray."""
     until = time.monotonic() + _GRACE
-    while time.monotonic() < until and any(map(_lives, processes)):
+    while time.monotonic() < until and any(map(lives, processes)):
         time.sleep(0.05)
     for process in processes:
         try:
-            if _lives(process):
+            if lives(process):
                 psutil.Process(process.pid).kill()
         except psutil.Error:  # it has ended
             continue
 
 
-def _lives(process: Process) -> bool:
+def lives(process: Process) -> bool:
+    """Whether a process of this node is there."""
     try:
         found = psutil.Process(process.pid)
         return found.create_time() == process.began and found.status() != psutil.STATUS_ZOMBIE

@@ -5,6 +5,8 @@ import re
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from scale_rlhf.cluster.actors import Process
+from scale_rlhf.cluster.stacks import look
 from scale_rlhf.errors import RunError, UserError
 
 _DEATHS = ("ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCrashedError")
@@ -19,6 +21,15 @@ class RoleFailed(RunError):
 
     def __reduce__(self):
         return type(self), (self.args[0], self.late)
+
+    def seen(self, processes: Sequence[Process]) -> "RoleFailed":
+        """The same, with what those who are late are found to be doing."""
+        if not self.late:
+            return self
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        return RoleFailed(self.args[0] + "".join(look([process], node) for process in processes[:4]), late=True)
 
 
 async def within(awaitable: Awaitable | Any, seconds: float, who: str, what: str) -> Any:

@@ -207,6 +207,7 @@ class RolloutFleet:
             raise failure
         if self.engines[place] is not engine or not self.health.tell(place, "died"):
             return
+        failure = failure.seen(self.processes[place])
         self.balance.set_out(place, True)
         repair = asyncio.create_task(self._replace(place, failure))
         self._repairs.add(repair)

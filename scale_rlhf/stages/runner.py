@@ -30,6 +30,7 @@ from scale_rlhf.data.checks import check_data
 from scale_rlhf.data.sources import sources
 from scale_rlhf.errors import ConfigError, RunError, UserError
 from scale_rlhf.orchestration.run_folder import RunFolder, check_free
+from scale_rlhf.orchestration.supervisor import tell_folder
 from scale_rlhf.redaction import without_secrets
 from scale_rlhf.stages.summary import final_table, stage_line
 from scale_rlhf.telemetry.report import write_report
@@ -92,6 +93,7 @@ def resume(path: str | Path, overrides: Sequence[str] = (), force: bool = False)
 
 def _carry_on(config: RunConfig, folder: RunFolder, stages: list[str], notes: list[str]) -> RunFolder:
     console, started = Console(), time.monotonic()
+    tell_folder(folder.path)
     console.print(f"[bold]{folder.name}[/]: {', '.join(stages)} in {folder.path}", highlight=False, soft_wrap=True)
     for note in notes:
         console.print(f"  note: {note}", highlight=False, markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration.checksums import Described
-from scale_rlhf.orchestration.deadlines import all_within
+from scale_rlhf.orchestration.deadlines import RoleFailed, all_within
 from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.training.batch import TrainingBatch
 from scale_rlhf.training.worker import Numbers, TrainingWorker
@@ -47,7 +47,10 @@ class TrainingGroup:
     async def call(self, method: str, *arguments: Any, seconds: float, what: str) -> list:
         """The method on every rank at once, with the same arguments (large ones are put into the object store once)."""
         references = [getattr(worker, method).remote(*arguments) for worker in self.workers]
-        return await all_within(references, seconds, self.role, what)
+        try:
+            return await all_within(references, seconds, self.role, what)
+        except RoleFailed as failure:
+            raise failure.seen(self.processes) from failure
 
     async def spans(self) -> dict[str, list[Span]]:
         """What each rank did since the last call, by lane of the timeline. Waits for what they do now."""

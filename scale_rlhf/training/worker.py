@@ -101,7 +101,8 @@ class TrainingWorker:
                     gathered[name] = tensor.detach().to("cpu", copy=True)
             gathered |= {name: buffer.cpu() for name, buffer in _saved_buffers(model)}
         if self.rank == 0:
-            loading.save(model, folder, tokenizer_from=self.path, state=gathered)
+            loading.save(model, folder, tokenizer_from=self.path, state=gathered,
+                         trust_remote_code=self.config.model.trust_remote_code)
         self._barrier()
 
     @recorded("checkpoint")

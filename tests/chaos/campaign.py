@@ -4,8 +4,8 @@
     stop    SIGSTOP: it is there and does not answer
     slow    SIGSTOP, and SIGCONT after two seconds
 
-The controller is killed too; whoever started the run then calls `resume`, as a person or a job queue would. Each run ends, or
-counts as not survived; its ledger must hold every sample exactly once.
+The controller is not stopped: nobody would be left to say so. Each run ends, or counts as not survived; every sample must have
+been trained exactly once.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tests.chaos.faults import TITLES, Run, lines, make_home
 
 STEPS, BATCH = 24, 6
 SLOW_SECONDS = 2.0
-FAULTS = [(role, kind) for role in TITLES for kind in ("kill", "stop", "slow")] + [("controller", "kill")]
+FAULTS = [(role, kind) for role in TITLES for kind in ("kill", "stop", "slow") if (role, kind) != ("controller", "stop")]
 DEADLINES = ("limits.generate_seconds=20", "limits.score_seconds=20", "limits.update_seconds=40", "limits.publish_seconds=40",
              "recovery.answer_seconds=4", "reward.timeout_seconds=10")
 
@@ -49,7 +49,7 @@ def one_run(home: Path, number: int, chance: random.Random, tallies: dict[str, T
     staleness, faults = chance.choice([0, 1, 2]), [chance.choice(FAULTS) for _ in range(chance.randint(1, 3))]
     settings = [f"ppo.steps={STEPS}", f"overlap.max_staleness={staleness}", f"rollout.engines={chance.choice([1, 2])}",
                 f"run.seed={number}", "recovery.restarts=20", *DEADLINES]
-    times = sorted(chance.sample(range(1, STEPS - 4), len(faults)))
+    times = sorted(chance.sample(range(1, STEPS - 6), len(faults)))
     run, told = Run(home, f"run-{number}", *settings), []
     try:
         for (role, kind), at in zip(faults, times, strict=True):
@@ -57,7 +57,7 @@ def one_run(home: Path, number: int, chance: random.Random, tallies: dict[str, T
             told.append(f"{name} at {at}")
             tallies[name].injected += 1
             run.until(lambda at=at: max(run.steps(), default=0) >= at, 400)
-            seconds = inject(run, role, kind)
+            seconds = inject(run, role, kind, staleness)
             tallies[name].seconds.append(seconds)
             tallies[name].survived += 1
         run.finish(600)
@@ -72,7 +72,7 @@ def one_run(home: Path, number: int, chance: random.Random, tallies: dict[str, T
     return f"run {number}, staleness {staleness}: {', '.join(told)}; {lost} lost, {twice} trained twice"
 
 
-def inject(run: Run, role: str, kind: str) -> float:
+def inject(run: Run, role: str, kind: str, staleness: int) -> float:
     """The fault, and the seconds until the run has made a step that it had not made before."""
     began, before = time.monotonic(), max(run.steps())
     if kind == "slow":
@@ -81,10 +81,8 @@ def inject(run: Run, role: str, kind: str) -> float:
         process.send_signal(signal.SIGCONT)
     else:
         run.send(role, signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
-    if role == "controller":
-        run.kill_everything()
-        run.resume()
-    run.until(lambda: max(run.steps(), default=0) > before, 400)
+    # What was on its way when it happened comes all the same: it has recovered when more than that has come.
+    run.until(lambda: max(run.steps(), default=0) > before + staleness + 1, 400)
     return time.monotonic() - began
 
 

@@ -29,10 +29,10 @@ CONFIG = {
     "overlap": {"score_group": 4}, "checkpoint": {"save_every": "2 steps"}, "recovery": {"backoff_seconds": 0.1},
     "cluster": {"cpus": 5, "dashboard": False, "object_store_gb": 0.1},
 }
-# How Ray and vLLM call their processes. The function's own process is the reward's; "controller" is the run itself.
+# How Ray and vLLM call their processes. The function's own process is the reward's.
 TITLES = {
     "rollout": "ray::RolloutEngine", "vllm": "VLLM::EngineCor", "reward": "ray::FunctionWorker", "reference": "ray::FrozenServer",
-    "policy": "ray::PolicyWorker", "value": "ray::ValueWorker",
+    "policy": "ray::PolicyWorker", "value": "ray::ValueWorker", "controller": f"{sys.executable} -m scale_rlhf.cli",
 }
 
 
@@ -89,9 +89,8 @@ class Run:
 
     def of(self, role: str) -> list[psutil.Process]:
         """The processes of a role."""
-        if role == "controller":
-            return [psutil.Process(self.process.pid)]
-        return [one for one in psutil.Process(self.process.pid).children(recursive=True) if _title(one).startswith(TITLES[role])]
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [one for one in children if _title(one).startswith(TITLES[role])]
 
     def send(self, role: str, number: int = signal.SIGKILL, place: int = 0) -> psutil.Process:
         """The signal to one process of the role."""
@@ -101,7 +100,7 @@ class Run:
         return one
 
     def kill_everything(self) -> None:
-        everyone = [*self.of("controller"), *psutil.Process(self.process.pid).children(recursive=True)]
+        everyone = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
         for one in everyone:
             try:
                 one.kill()

@@ -75,6 +75,7 @@ class FrozenFleet:
         async with self._replacing[place]:
             while self._replicas[place] is replica:
                 self.health.tell(place, "died")
+                failure = failure.seen(self._processes[place])
                 await asyncio.sleep(self.budget.spend(self._name(place), str(failure)))
                 self.health.tell(place, "restart")
                 end(replica, self._processes[place])
