@@ -83,4 +83,6 @@ def _brief(error: Exception) -> str:
     if type(error).__name__ not in _DEATHS:
         return f"{type(error).__name__}: {text}"
     process = re.search(r"^\s*pid: (\d+)", text, re.MULTILINE)
-    return f"its process died ({f'pid {process[1]}' if process else text.splitlines()[0]})"
+    if process is None or "creation task" in text:  # it never came up: the last lines say why
+        return "its process died: " + " / ".join(line.strip() for line in text.strip().splitlines()[-3:])
+    return f"its process died (pid {process[1]})"

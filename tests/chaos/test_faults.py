@@ -8,7 +8,7 @@ from scale_rlhf.orchestration import ledger
 from tests.chaos.faults import Run, lines, make_home
 from tests.integration.test_resume import same_run
 
-STEPS, BATCH = 10, 6
+STEPS, BATCH = 14, 6
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_every_process_may_die(home, undisturbed):
     """Synchronous: who is replaced serves the same samples again, and a loop that goes back makes the same steps again."""
     run = Run(home, "killed", f"ppo.steps={STEPS}")
     try:
-        for role in ("rollout", "vllm", "reward", "reference", "policy", "value"):
+        for role in ("rollout", "vllm", "reward", "reference", "policy", "value", "controller"):
             before = len(run.steps())
             run.until(lambda before=before: len(run.steps()) > before)
             if len(run.steps()) >= STEPS - 1:
@@ -37,7 +37,8 @@ def test_every_process_may_die(home, undisturbed):
         said = run.finish()
     finally:
         run.clean()
-    for who in ("rollout engine 0 starts again", "reference replica 0 starts again", "from its newest checkpoint, starts again"):
+    for who in ("rollout engine 0 starts again", "reference replica 0 starts again", "from its newest checkpoint, starts again",
+                "the controller was ended by SIGKILL; the run goes on"):
         assert who in said
     same_run(run.folder, undisturbed)
     assert ledger.account(run.folder / "ppo", STEPS * BATCH)["trained"] == STEPS * BATCH
