@@ -58,10 +58,10 @@ def lines(path: Path) -> list[dict]:
 class Run:
     """`scale-rlhf run` in a process of its own, and what can happen to its parts."""
 
-    def __init__(self, home: Path, name: str, *overrides: str):
+    def __init__(self, home: Path, name: str, *overrides: str, config: str = "toy.yaml"):
         self.home, self.folder = home, home / name
         self.before = shared_memory_files()
-        self._start("run", "toy.yaml", f"run.folder={home}", f"run.name={name}", *overrides)
+        self._start("run", config, f"run.folder={home}", f"run.name={name}", *overrides)
 
     def _start(self, *words: str) -> None:
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

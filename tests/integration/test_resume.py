@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scale_rlhf.orchestration import ledger
-from tests.chaos.faults import Run, lines, make_home
+from tests.chaos.faults import CONFIG, Run, lines, make_home
 from tests.integration.test_whole_run import _timed
 
 STEPS, BATCH = 6, 6
@@ -15,9 +16,9 @@ def home(tmp_path_factory):
     return make_home(tmp_path_factory.mktemp("resume"))
 
 
-def kill_at(home: Path, name: str, step: int, *overrides: str) -> Run:
+def kill_at(home: Path, name: str, step: int, *overrides: str, **how: str) -> Run:
     """A run of which every process is killed once it has made `step` steps, and its checkpoint before that is whole."""
-    run = Run(home, name, *overrides)
+    run = Run(home, name, *overrides, **how)
     last = run.folder / "ppo" / "checkpoints" / f"step-{step // 2 * 2:06d}"
     try:
         run.until(lambda: last.is_dir() and len(run.steps()) >= step)
@@ -65,9 +66,12 @@ def test_a_killed_run_goes_on_bit_for_bit(home, whole):
 
 @pytest.mark.timeout(900)
 def test_an_overlapped_run_trains_every_prompt_once_whatever_was_killed(home):
-    """With two engines and one policy rank before, one engine and two ranks after."""
-    settings = ["overlap.max_staleness=2", "rollout.engines=2"]
-    run = kill_at(home, "overlapped", 3, *settings)
+    """With two engines and one policy rank before, one engine and two ranks after; without a value model (GRPO)."""
+    critic_free = {key: section for key, section in CONFIG.items() if key != "value"}
+    critic_free["ppo"] = CONFIG["ppo"] | {"advantages": "group_relative", "prompts_per_step": BATCH // 2, "responses_per_prompt": 2}
+    (home / "grpo.yaml").write_text(yaml.safe_dump(critic_free | {"model": {"path": str(home / "model")}}))
+    settings = ["overlap.max_staleness=2", "rollout.engines=2", "overlap.score_group=16"]
+    run = kill_at(home, "overlapped", 3, *settings, config="grpo.yaml")
     folder = run.folder
     run.resume("rollout.engines=1", "policy.workers=2")
     said = run.finish()
