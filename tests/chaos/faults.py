@@ -17,6 +17,8 @@ from tests.tiny import tiny_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 
+STEPS, BATCH = 14, 6  # of most runs
+
 SMALL = {"cpus": 0.5}
 TRAINED = SMALL | {"zero_stage": 2, "learning_rate": 3e-3, "schedule": "linear"}
 CONFIG = {
@@ -25,7 +27,7 @@ CONFIG = {
     "rollout": SMALL | {"max_response_tokens": 12, "kv_cache_gb": 0.05},
     "reward": SMALL | {"function": "tests.chaos.faults:reward"}, "reference": SMALL,
     "policy": TRAINED, "value": TRAINED | {"initial": "policy"},
-    "ppo": {"steps": 6, "prompts_per_step": 6, "kl_target": 1.0, "kl_horizon": 50, "tokens_per_microbatch": 64},
+    "ppo": {"steps": STEPS, "prompts_per_step": BATCH, "kl_target": 1.0, "kl_horizon": 50, "tokens_per_microbatch": 64},
     "overlap": {"score_group": 4}, "checkpoint": {"save_every": "2 steps"}, "recovery": {"backoff_seconds": 0.1},
     "cluster": {"cpus": 5, "dashboard": False, "object_store_gb": 0.1},
 }
@@ -47,6 +49,23 @@ def make_home(home: Path) -> Path:
     (home / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"say {n}"}) + "\n" for n in range(10)))
     (home / "toy.yaml").write_text(yaml.safe_dump(CONFIG | {"model": {"path": str(model)}}))
     return home
+
+
+def same_run(folder: Path, expected: Path) -> None:
+    """Samples, metrics but for times and what checkpoints took, and the weights of both models, to the bit."""
+    assert lines(folder / "ppo" / "samples.jsonl") == lines(expected / "ppo" / "samples.jsonl")
+    found, wanted = ([{key: value for key, value in one.items() if not timed(key) and not key.startswith("checkpoint/")}
+                      for one in lines(place / "metrics" / "ppo.jsonl")] for place in (folder, expected))
+    assert found == wanted
+    for model in ("ppo", "value"):
+        ours, theirs = (place / "models" / model / "model.safetensors" for place in (folder, expected))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+def timed(key: str) -> bool:
+    """Whether a metric is a time, or follows from times: no two runs have the same."""
+    words = ("second", "busy", "fill", "queue", "running", "rollout/")
+    return key.startswith(("time", "idle")) or any(word in key for word in words)
 
 
 def lines(path: Path) -> list[dict]:

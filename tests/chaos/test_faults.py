@@ -5,28 +5,13 @@ import signal
 import pytest
 
 from scale_rlhf.orchestration import ledger
-from tests.chaos.faults import Run, lines, make_home
-from tests.integration.test_resume import same_run
-
-STEPS, BATCH = 14, 6
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return make_home(tmp_path_factory.mktemp("chaos"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(home):
-    run = Run(home, "undisturbed", f"ppo.steps={STEPS}")
-    run.finish()
-    return run.folder
+from tests.chaos.faults import BATCH, STEPS, Run, lines, same_run
 
 
 @pytest.mark.timeout(900)
 def test_every_process_may_die(home, undisturbed):
     """Synchronous: who is replaced serves the same samples again, and a loop that goes back makes the same steps again."""
-    run = Run(home, "killed", f"ppo.steps={STEPS}")
+    run = Run(home, "every-process-killed")
     try:
         for role in ("rollout", "vllm", "reward", "reference", "policy", "value", "controller"):
             before = len(run.steps())
@@ -45,11 +30,12 @@ def test_every_process_may_die(home, undisturbed):
     assert lines(run.folder / "ppo" / ledger.VOID)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_silent_process_is_named_and_replaced(home, undisturbed):
     """SIGSTOP: the process is there and does not answer."""
     deadlines = ["limits.generate_seconds=15", "limits.score_seconds=15", "limits.update_seconds=30", "recovery.answer_seconds=3"]
-    run = Run(home, "stopped", f"ppo.steps={STEPS}", *deadlines)
+    run = Run(home, "stopped", *deadlines)
     try:
         for role in ("rollout", "reference", "policy"):
             before = len(run.steps())

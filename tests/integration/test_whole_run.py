@@ -16,6 +16,7 @@ import torch
 
 from scale_rlhf.telemetry.charts import OVERLAP, QUALITY, ROLES, TRAINING
 from scale_rlhf.telemetry.report import write_report
+from tests.chaos.faults import timed
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("tiny_run.yaml")
@@ -107,7 +108,7 @@ def test_the_same_seed_gives_the_same_run_twice(finished, tmp_path):
     assert lines(tmp_path / "tiny-ppo" / "ppo" / "samples.jsonl") == lines(finished / "ppo" / "samples.jsonl")
     first, second = (load_file(folder / "models" / "ppo" / "model.safetensors") for folder in (finished, tmp_path / "tiny-ppo"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    timeless, again = ([{k: v for k, v in one.items() if not _timed(k)} for one in lines(folder / "metrics" / "ppo.jsonl")]
+    timeless, again = ([{k: v for k, v in one.items() if not timed(k)} for one in lines(folder / "metrics" / "ppo.jsonl")]
                        for folder in (finished, tmp_path / "tiny-ppo"))
     assert timeless == again
     assert np.isfinite([value for one in timeless for value in one.values()]).all()
@@ -137,11 +138,6 @@ def test_the_three_lines_of_the_readme_train_from_python(finished, tmp_path):
     made = tmp_path / "runs" / "quickstart"
     assert [one["step"] for one in lines(made / "metrics" / "ppo.jsonl")] == list(range(1, 21))
     assert (made / "models" / "ppo" / "model.safetensors").is_file()
-
-
-def _timed(key: str) -> bool:
-    words = ("second", "busy", "fill", "queue", "running", "rollout/")
-    return key.startswith(("time", "idle")) or any(word in key for word in words)
 
 
 @pytest.mark.timeout(600)

@@ -6,14 +6,7 @@ import pytest
 import yaml
 
 from scale_rlhf.orchestration import ledger
-from tests.chaos.faults import CONFIG, Run, lines, make_home
-from tests.integration.test_whole_run import _timed
-
-STEPS, BATCH = 6, 6
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return make_home(tmp_path_factory.mktemp("resume"))
+from tests.chaos.faults import BATCH, CONFIG, STEPS, Run, lines, same_run
 
 
 def kill_at(home: Path, name: str, step: int, *overrides: str, **how: str) -> Run:
@@ -28,39 +21,21 @@ def kill_at(home: Path, name: str, step: int, *overrides: str, **how: str) -> Ru
     return run
 
 
-def same_run(folder: Path, expected: Path) -> None:
-    """Samples, metrics but for times, and the weights of both models, to the bit."""
-    assert lines(folder / "ppo" / "samples.jsonl") == lines(expected / "ppo" / "samples.jsonl")
-    found, wanted = ([{key: value for key, value in one.items() if not _timed(key) and not key.startswith("checkpoint/")}
-                      for one in lines(place / "metrics" / "ppo.jsonl")] for place in (folder, expected))
-    assert found == wanted
-    for model in ("ppo", "value"):
-        ours, theirs = (place / "models" / model / "model.safetensors" for place in (folder, expected))
-        assert ours.read_bytes() == theirs.read_bytes()
-
-
-@pytest.fixture(scope="module")
-def whole(home):
-    run = Run(home, "whole")
-    run.finish()
-    return run.folder
-
-
 @pytest.mark.timeout(900)
-def test_a_killed_run_goes_on_bit_for_bit(home, whole):
-    """After step 5 of 6; the checkpoint of step 4 is damaged, so it goes on from step 2, and steps 3 to 5 are void."""
+def test_a_killed_run_goes_on_bit_for_bit(home, undisturbed):
+    """After step 13 of 14; the checkpoint of step 12 is damaged, so it goes on from step 10, and steps 11 to 13 are void."""
     run = kill_at(home, "killed", STEPS - 1)
     folder = run.folder
-    damaged = folder / "ppo" / "checkpoints" / "step-000004" / "policy" / "rank-0000.safetensors"
+    damaged = folder / "ppo" / "checkpoints" / "step-000012" / "policy" / "rank-0000.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     before = lines(folder / "ppo" / "samples.jsonl")
     run.resume()
     said = run.finish()
-    assert "checkpoint step-000004 is damaged and not used: policy/rank-0000.safetensors is not what was written" in said
-    assert "ppo goes on from step 2" in said
-    same_run(folder, whole)
+    assert "checkpoint step-000012 is damaged and not used: policy/rank-0000.safetensors is not what was written" in said
+    assert "ppo goes on from step 10" in said
+    same_run(folder, undisturbed)
     void = lines(folder / "ppo" / ledger.VOID)
-    assert [one["index"] for one in void] == [one["index"] for one in before if one["step"] > 2] != []
+    assert [one["index"] for one in void] == [one["index"] for one in before if one["step"] > 10] != []
     assert ledger.account(folder / "ppo", STEPS * BATCH)["trained"] == STEPS * BATCH
 
 
