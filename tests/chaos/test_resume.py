@@ -43,7 +43,8 @@ def test_a_killed_run_goes_on_bit_for_bit(home, undisturbed):
 def test_an_overlapped_run_trains_every_prompt_once_whatever_was_killed(home):
     """With two engines and one policy rank before, one engine and two ranks after; without a value model (GRPO)."""
     critic_free = {key: section for key, section in CONFIG.items() if key != "value"}
-    critic_free["ppo"] = CONFIG["ppo"] | {"advantages": "group_relative", "prompts_per_step": BATCH // 2, "responses_per_prompt": 2}
+    pairs = {"advantages": "group_relative", "prompts_per_step": BATCH // 2, "responses_per_prompt": 2}
+    critic_free["ppo"] = CONFIG["ppo"] | pairs
     (home / "grpo.yaml").write_text(yaml.safe_dump(critic_free | {"model": {"path": str(home / "model")}}))
     settings = ["overlap.max_staleness=2", "rollout.engines=2", "overlap.score_group=16"]
     run = kill_at(home, "overlapped", 3, *settings, config="grpo.yaml")
