@@ -37,5 +37,5 @@ def _main_thread(pid: int) -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     threads = dumped.stdout.split("\nThread ")  # the first part is the process itself
-    main = next((thread for thread in threads[1:] if "MainThread" in thread.splitlines()[0]), "")
+    main = next((thread for thread in threads[1:] if thread.startswith(f"{pid} ")), "")  # its number is the process's
     return [line.strip() for line in main.splitlines()[1:] if line.strip()][:_FRAMES]
