@@ -48,6 +48,7 @@ def one_run(home: Path, number: int, chance: random.Random, tallies: dict[str, T
     """A run with one to three faults. Returns what to say of it."""
     staleness, faults = chance.choice([0, 1, 2]), [chance.choice(FAULTS) for _ in range(chance.randint(1, 3))]
     settings = [f"ppo.steps={STEPS}", f"overlap.max_staleness={staleness}", f"rollout.engines={chance.choice([1, 2])}",
+                f"policy.workers={chance.choice([1, 2])}",
                 f"run.seed={number}", "recovery.restarts=20", *DEADLINES]
     times = sorted(chance.sample(range(1, STEPS - 6), len(faults)))
     run, told = Run(home, f"run-{number}", *settings), []

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.errors import RunError
-from scale_rlhf.orchestration.run_folder import RunFolder, check_free, without_secrets, write_atomically
+from scale_rlhf.errors import ConfigError, RunError
+from scale_rlhf.orchestration.run_folder import RunFolder, check_free, unfinished, without_secrets, write_atomically
+from scale_rlhf.stages import runner
 
 
 def config(tmp_path, **sections) -> RunConfig:
@@ -97,3 +98,26 @@ def test_secrets_are_not_written_and_are_asked_for_again(tmp_path):
 def test_what_is_no_secret_stays():
     text = "url: http://host:8000/score?x=1\npath: a@b\nstop_token_ids: []\n"
     assert without_secrets(text) == text
+
+
+def test_the_newest_run_of_a_name_is_unfinished_or_not(tmp_path):
+    parent = tmp_path / "runs"
+    assert unfinished(parent, "toy") is None
+    first, second = (RunFolder.create(config(tmp_path), stages=["sft"]) for _ in range(2))
+    assert unfinished(parent, "toy").path == second.path
+    second.set_stage("sft", "done")
+    assert unfinished(parent, "toy") is None and first.stages_left() == ["sft"]
+
+
+def test_a_resumed_run_keeps_what_changed(tmp_path):
+    folder = RunFolder.create(config(tmp_path))
+    changed = config(tmp_path, rollout={"engines": 3})
+    folder.go_on(changed, ["rollout.engines: 1 → 3"])
+    assert folder.config() == changed and folder.state()["resumed"][0]["changes"] == ["rollout.engines: 1 → 3"]
+
+
+def test_harmful_changes_are_refused_unless_forced(tmp_path):
+    folder = RunFolder.create(config(tmp_path))
+    with pytest.raises(ConfigError, match=r"cannot go on with\n  run.seed: 7 → 8\n  ppo.prompts_per_step: 64 → 8\n.*--force"):
+        runner.resume(folder.path, ["run.seed=8", "ppo.prompts_per_step=8", "rollout.engines=2"])
+    assert "resumed" not in folder.state()
