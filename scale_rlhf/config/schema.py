@@ -120,7 +120,7 @@ class FrozenRole(Placed):
     workers: PositiveInt = Field(1, description="Ranks of one replica; more than one shards the model by ZeRO 3.")
     dtype: Dtype = Field("float32", description="Type that the model computes in.")
     tokens_per_batch: PositiveInt = Field(2048, description="Token budget of one forward.")
-    max_wait_ms: NonNegativeFloat = Field(5.0, description="How long a request may wait for others to share its batch, with overlap.max_staleness above 0.")
+    max_wait_ms: NonNegativeFloat = Field(100.0, description="How long a request may wait for others to share its batch, with overlap.max_staleness above 0. Short waits make small batches, which cost more than they save.")
 
 
 class SupervisedSection(Placed, Optimisation):
