@@ -24,10 +24,10 @@ class RoleFailed(RunError):
 
     def seen(self, processes: Sequence[Process]) -> "RoleFailed":
         """The same, with what those who are late are found to be doing."""
-        if not self.late:
-            return self
         import ray
 
+        if not self.late or not ray.is_initialized():
+            return self
         node = ray.get_runtime_context().get_node_id()
         return RoleFailed(self.args[0] + "".join(look([process], node) for process in processes[:4]), late=True)
 

@@ -82,9 +82,8 @@ class RolloutFleet:
 
     async def generate(self, prompt: Prompt, **sampling: Any) -> Sample:
         """One response. sampling: temperature and max_tokens, where they are not the rollout's."""
-        tries = 0
+        tries, place = 0, await self._free()
         while True:
-            place = await self._free()
             engine = self.engines[place]
             try:
                 return await self._call(place, "generate", prompt, seconds=self.config.limits.generate_seconds,
@@ -95,8 +94,10 @@ class RolloutFleet:
                     raise
                 if not (failure.late and await self._answers(place)):
                     self._lost(place, engine, failure)
+                another = await self._free()  # while the sample still counts for this one: another is better
             finally:
                 self.balance.done(place)
+            place = another
 
     async def load(self, version: int, update_info: dict[str, Any]) -> dict[str, float]:
         """Every engine takes a published version: all stage it at once, `overlap.update_wave` at a time go over to it.
