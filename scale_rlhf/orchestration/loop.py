@@ -67,10 +67,9 @@ class Loop:
                  start: LoopState | None = None, skip: Collection[int] = (),
                  on_filtered: Callable[[Sample, str], None] = lambda sample, reason: None):
         """on_step: awaited after each version is handed over, and before the next update; generation goes on meanwhile.
-        skip: indices of samples that are left out as soon as it is their turn.
-        on_filtered: told of a sample that will not be trained on, and why.
 
-        start: where to go on from; the policy and the value model must hold that version.
+        start: where to go on from; the policy and the value model must hold that version. skip: indices of samples that are
+        left out as soon as it is their turn. on_filtered: told of a sample that will not be trained on, and why.
         """
         ppo, staleness = config.ppo, config.overlap.max_staleness
         self.start, self.skip, self.on_filtered = start, frozenset(skip), on_filtered
