@@ -7,6 +7,8 @@ every token says which version it was sampled from.
 
 import asyncio
 import math
+import os
+import sys
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ from scale_rlhf.weights.verify import differences
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
 
+_LOOK = 0.5  # seconds between looks whether vLLM's process lives
 WORKER_EXTENSION = "scale_rlhf.weights.vllm_worker.WorkerExtension"
 
 
@@ -51,6 +54,7 @@ class RolloutEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments()))
+        self.watching = asyncio.create_task(self._watch())
         await self.engine.update_weight_version("0")
         if self.transfer == HOST:
             await self.begin_transfer({})
@@ -219,6 +223,17 @@ class RolloutEngine:
         self.decoding.cut()
         return self.recorded.take()
 
+    async def _watch(self) -> None:
+        """End this process when vLLM's own has died: vLLM fails the samples that run, but a call such as an update of the
+        weights would wait for its answer for ever.
+        """
+        while not self.engine.errored:
+            await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_LOOK)  # what fails by itself says more than the end of a process
+        print(f"{self.name}: vLLM's engine process has died", file=sys.stderr, flush=True)
+        os._exit(1)
+
     async def close(self) -> None:
+        self.watching.cancel()
         self.engine.shutdown()
         await asyncio.sleep(0)
