@@ -24,3 +24,7 @@ class DataError(UserError):
 
 class RunError(UserError):
     """A run cannot start or go on; the message says who, at what, for how long, and what to do."""
+
+
+class DiskError(RunError):
+    """A file cannot be written; see `disk.writing`."""

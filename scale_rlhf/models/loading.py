@@ -1,6 +1,7 @@
 """Models on disk and in memory: Hugging Face folders in, Hugging Face folders out."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from scale_rlhf.config.model_files import pickled_weights
+from scale_rlhf.disk import writing
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.models.forward import ScalarHead
 
@@ -73,6 +75,21 @@ def sharded(deepspeed_config: dict) -> Iterator[None]:
         unset_hf_deepspeed_config()
 
 
+def save_whole(model: nn.Module, folder: str | Path, tokenizer, *, state: dict | None = None) -> None:
+    """`save`, but the folder stands whole in its place or not at all. Raises DiskError where it cannot be written."""
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        with writing(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            save(model, partial, state=state)
+            tokenizer.save_pretrained(partial)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def save(
     model: nn.Module, folder: str | Path, *, tokenizer_from: str | None = None, state: dict | None = None,
     trust_remote_code: bool = False,
@@ -85,10 +102,15 @@ def save(
     model = model.classifier if isinstance(model, ScalarHead) else model
     model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
     if tokenizer_from is not None:
-        from transformers import AutoTokenizer
+        tokenizer_of(tokenizer_from, trust_remote_code).save_pretrained(folder)
 
-        with offline_if_local(tokenizer_from):
-            AutoTokenizer.from_pretrained(tokenizer_from, trust_remote_code=trust_remote_code).save_pretrained(folder)
+
+def tokenizer_of(path: str, trust_remote_code: bool = False):
+    """The tokenizer of a folder or hub name, as it is."""
+    from transformers import AutoTokenizer
+
+    with offline_if_local(path):
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
 @contextmanager

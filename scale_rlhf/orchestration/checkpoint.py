@@ -22,7 +22,8 @@ from pathlib import Path
 
 from scale_rlhf.config.load import dump
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.errors import RunError
+from scale_rlhf.disk import writing
+from scale_rlhf.errors import DiskError, RunError
 from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.orchestration import checksums
 from scale_rlhf.orchestration.loop_state import LoopState
@@ -59,11 +60,9 @@ class Checkpoints:
         finished = await self.finish()
         self.last = began
         folder = self.folder / f"{_UNDER_WAY}{_name(state.version)}"
-        try:
+        with writing(folder):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-        except OSError as error:
-            raise RunError(f"{folder}: a checkpoint cannot be made here: {error}") from error
         groups = {name: role for name, role in (("policy", roles.policy), ("value", roles.value)) if role}
         await asyncio.gather(*(group.checkpoint(str(folder / name)) for name, group in groups.items()))
         self._writing = asyncio.create_task(self._write(folder, state, groups, score))
@@ -76,6 +75,11 @@ class Checkpoints:
             self._writing = None
         done, self._done = self._done, {}
         return done
+
+    def look(self) -> None:
+        """Raise what the checkpoint that is being written failed with, if it did: not hours later, when the next is due."""
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
 
     async def abandon(self) -> None:
         """Give up what is being written: the run it was made of has failed."""
@@ -105,23 +109,25 @@ class Checkpoints:
 
     async def _write(self, folder: Path, state: LoopState, groups: dict, score: float) -> None:
         began, limit = self.clock(), self.config.limits.checkpoint_seconds
-        each = await asyncio.gather(*(group.checkpointed(limit) for group in groups.values()))
-        known = {f"{name}/{file}": found for name, files in zip(groups, each, strict=True) for file, found in files.items()}
         try:
+            each = await asyncio.gather(*(group.checkpointed(limit) for group in groups.values()))
+            known = {f"{name}/{file}": found for name, files in zip(groups, each, strict=True) for file, found in files.items()}
             await asyncio.to_thread(self._seal, folder, state, known, score)
-        except OSError as error:
-            raise RunError(f"{folder}: the checkpoint cannot be written: {error}. Those before it are whole") from error
+        except DiskError as error:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # makes room for what there is to say of it
+            raise DiskError(f"{error}. The checkpoints before it are whole") from error
         size = sum(file["bytes"] for file in known.values())
         self._done = {"checkpoint/seconds": self.clock() - began, "checkpoint/gb": size / 1e9}
 
     def _seal(self, folder: Path, state: LoopState, known: checksums.Described, score: float) -> None:
-        state.write(folder)
-        (folder / "config.yaml").write_text(without_secrets(dump(self.config)))
-        checksums.seal(folder, known, version=state.version, run=self.config.run.name, score=score, prompts=self.prompts)
-        final = folder.with_name(_name(state.version))
-        shutil.rmtree(final, ignore_errors=True)  # of an attempt that was undone
-        os.replace(folder, final)
-        checksums.sync(self.folder)
+        with writing(folder):
+            state.write(folder)
+            (folder / "config.yaml").write_text(without_secrets(dump(self.config)))
+            checksums.seal(folder, known, version=state.version, run=self.config.run.name, score=score, prompts=self.prompts)
+            final = folder.with_name(_name(state.version))
+            shutil.rmtree(final, ignore_errors=True)  # of an attempt that was undone
+            os.replace(folder, final)
+            checksums.sync(self.folder)
         self._prune()
 
     def _prune(self) -> None:

@@ -5,12 +5,12 @@ are moved to ppo/void.jsonl. So at any moment: admitted = lines + in flight, and
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from scale_rlhf.errors import RunError
 from scale_rlhf.orchestration.loop_state import LoopState
+from scale_rlhf.orchestration.run_folder import write_atomically
 from scale_rlhf.telemetry.metrics import read_jsonl
 
 TRAINED, FILTERED, VOID = "samples.jsonl", "filtered.jsonl", "void.jsonl"
@@ -25,11 +25,9 @@ def go_back(folder: Path, state: LoopState) -> int:
         if len(kept) < len(lines):
             there = {line["index"] for line in kept}
             void = [{"undone_by_going_back_to": state.version} | line for line in lines if line["index"] not in there]
-            _write(folder / VOID, void, "a")
+            _replace(folder / VOID, read_jsonl(folder / VOID) + void)
             undone += len(void)
-        beside = folder / f".{name}"
-        _write(beside, kept, "w")
-        os.replace(beside, folder / name)
+        _replace(folder / name, kept)
     return undone
 
 
@@ -45,8 +43,6 @@ def account(folder: Path, admitted: int, in_flight: Iterable[int] = ()) -> dict[
     return {"trained": len(trained), "filtered": len(filtered), "void": len(read_jsonl(folder / VOID))}
 
 
-def _write(path: Path, lines: list[dict], mode: str) -> None:
-    with open(path, mode, encoding="utf-8") as file:
-        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
+def _replace(path: Path, lines: list[dict]) -> None:
+    """The file is the old one or the new one: a line cut in the middle would make all of it unreadable."""
+    write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from scale_rlhf.disk import writing
 from scale_rlhf.experience.buffer import Scored
 from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
@@ -38,8 +39,10 @@ class LoopState:
         arrays |= {f"scored/{i}/reference": one.reference_logprobs for i, one in enumerate(self.scored)}
         for kind, samples in (("scored", [one.sample for one in self.scored]), ("probe", self.probe)):
             arrays |= {f"{kind}/{i}/{name}": getattr(sample, name) for i, sample in enumerate(samples) for name in _ARRAYS}
-        save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, folder / "samples.safetensors")
-        (folder / "loop.json").write_text(json.dumps(numbers | described) + "\n")
+        with writing(folder / "samples.safetensors"):
+            save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, folder / "samples.safetensors")
+        with writing(folder / "loop.json"):
+            (folder / "loop.json").write_text(json.dumps(numbers | described) + "\n")
 
     @classmethod
     def read(cls, folder: Path, prompts: PromptStream) -> "LoopState":

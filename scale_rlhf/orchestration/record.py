@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.disk import writing
+from scale_rlhf.errors import DiskError
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration import ledger
 from scale_rlhf.orchestration.checkpoint import discard_after
@@ -31,12 +33,16 @@ class Record:
         from scale_rlhf.telemetry.progress import stage_progress
 
         self.stack = ExitStack()
-        self.stack.callback(lambda: self.files.close())
+        self.stack.callback(self._close)
         self.progress = self.stack.enter_context(stage_progress("ppo", self.config.ppo.steps))
         return self
 
-    def __exit__(self, *error) -> None:
-        self.stack.close()
+    def __exit__(self, kind, *error) -> None:
+        try:
+            self.stack.close()
+        except DiskError:
+            if kind is None:  # files that cannot be written cannot be closed either, and the first error says why
+                raise
 
     def tell(self, line: str) -> None:
         """A line for whoever watches, beside the progress."""
@@ -47,16 +53,17 @@ class Record:
         from scale_rlhf.telemetry.metrics import MetricsLog, read_metrics
         from scale_rlhf.telemetry.timeline import Timeline
 
-        self.files.close()
+        self._close()
         undone = ledger.go_back(self.place, state)
         discard_after(self.place / "checkpoints", state.version)
         self.files = ExitStack()
-        self.log = MetricsLog(self.folder, "ppo", after=state.version)
-        self.files.callback(self.log.close)
-        self.timeline = Timeline(self.folder.timeline, goes_on=state.version > 0)
-        self.files.callback(self.timeline.close)
-        self.samples = self.files.enter_context(open(self.place / ledger.TRAINED, "a", encoding="utf-8"))
-        self.filtered = self.files.enter_context(open(self.place / ledger.FILTERED, "a", encoding="utf-8"))
+        with writing(self.place):
+            self.log = MetricsLog(self.folder, "ppo", after=state.version)
+            self.files.callback(self.log.close)
+            self.timeline = Timeline(self.folder.timeline, goes_on=state.version > 0)
+            self.files.callback(self.timeline.close)
+            self.samples = self.files.enter_context(open(self.place / ledger.TRAINED, "a", encoding="utf-8"))
+            self.filtered = self.files.enter_context(open(self.place / ledger.FILTERED, "a", encoding="utf-8"))
         self.history = read_metrics(self.folder.metrics("ppo"))
         self.progress.advance(state.version - self.shown)
         self.shown = state.version
@@ -70,10 +77,10 @@ class Record:
         self.history.append(numbers)
         self.log.log(step.version, numbers)
         self.timeline.add(step.lanes)
-        for one in step.batch:
-            line = self._line(step.version, one.sample, one.score, one.reference_logprobs)
-            self.samples.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.samples.flush()
+        lines = [self._line(step.version, one.sample, one.score, one.reference_logprobs) for one in step.batch]
+        with writing(self.samples.name):
+            self.samples.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            self.samples.flush()
         self.shown = step.version
         self.progress.advance(1, f"score {numbers['reward/score_mean']:+.3f}  KL {numbers['kl/reference_mean']:.2f}  "
                                  f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s  "
@@ -83,19 +90,21 @@ class Record:
         """A sample that will not be trained on."""
         line = {"index": sample.index, "filtered": reason, "prompt_ids": sample.prompt.token_ids.tolist(),
                 "response_ids": sample.response_ids.tolist()}
-        self.filtered.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.filtered.flush()
+        with writing(self.filtered.name):
+            self.filtered.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self.filtered.flush()
 
     def sync(self) -> None:
         """Wait until all of it is on the disk."""
         self.log.sync()
         for file in (self.samples, self.filtered):
-            file.flush()
-            os.fsync(file.fileno())
+            with writing(file.name):
+                file.flush()
+                os.fsync(file.fileno())
 
     def account(self, admitted: int) -> dict[str, int]:
         """At the end of a run: that every sample admitted was trained once, or filtered."""
-        self.files.close()
+        self._close()
         return ledger.account(self.place, admitted)
 
     def summary(self) -> dict[str, float]:
@@ -105,6 +114,10 @@ class Record:
             "score_first": first["reward/score_mean"], "score_last": last["reward/score_mean"], "kl": last["kl/reference_mean"],
             "steps": len(self.history), "seconds_a_step": float(np.median([one["time/step"] for one in self.history])),
         }
+
+    def _close(self) -> None:
+        with writing(self.place):
+            self.files.close()
 
     def _line(self, version: int, sample: Sample, score: float, reference: np.ndarray) -> dict:
         messages = sample.prompt.row.get("messages")

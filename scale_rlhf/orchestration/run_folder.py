@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from itertools import count
 from pathlib import Path
 
 from scale_rlhf.config.load import dump, load_config
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.errors import RunError
+from scale_rlhf.disk import writing
+from scale_rlhf.errors import DiskError, RunError
 from scale_rlhf.redaction import HIDDEN, redacted, without_secrets
 
 STATE_FILE = "run.json"
@@ -39,13 +42,18 @@ class RunFolder:
     def create(cls, config: RunConfig, stages: list[str] | None = None) -> RunFolder:
         """A new folder at run.folder/run.name, or -2, -3, … where a run of ours has that name already.
 
-        Writes config.yaml, environment.json and run.json. Raises RunError where that place holds something else.
+        Writes config.yaml, environment.json and run.json. Raises RunError where that place holds something else,
+        DiskError where it cannot be written; then nothing is left there.
         """
         folder = cls(_take_path(Path(config.run.folder), config.run.name))
-        stages = stages or list(config.run.stages)
-        folder._write_state({"made_by": _MADE_BY, "created": _now(), "stages": {name: {"state": "waiting"} for name in stages}})
-        write_atomically(folder.path / "config.yaml", without_secrets(dump(config)))
-        write_atomically(folder.path / "environment.json", json.dumps(redacted(environment(config)), indent=2) + "\n")
+        stages = {name: {"state": "waiting"} for name in stages or config.run.stages}
+        try:
+            folder._write_state({"made_by": _MADE_BY, "created": _now(), "stages": stages})
+            write_atomically(folder.path / "config.yaml", without_secrets(dump(config)))
+            write_atomically(folder.path / "environment.json", json.dumps(redacted(environment(config)), indent=2) + "\n")
+        except DiskError:
+            shutil.rmtree(folder.path, ignore_errors=True)  # made a moment ago; half of it could not be resumed
+            raise
         return folder
 
     @classmethod
@@ -130,7 +138,8 @@ class RunFolder:
 
     def _made(self, *parts: str) -> Path:
         path = self.path.joinpath(*parts)
-        path.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
         return path
 
     def _write_state(self, record: dict) -> None:
@@ -138,13 +147,19 @@ class RunFolder:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """The file is the old one or the new one, never half of it, whenever the process is killed."""
+    """The file is the old one or the new one, never half of it, whenever the process is killed. Raises DiskError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with writing(path), open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except DiskError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+    with writing(path):
+        os.replace(beside, path)
 
 
 def environment(config: RunConfig) -> dict:

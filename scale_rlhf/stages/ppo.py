@@ -108,6 +108,7 @@ class Training:
             step.metrics.update(self.cost)
             self.record.step(step)
             self.cost = {}
+            self.checkpoints.look()
             if self.checkpoints.due(step.version):
                 self.record.sync()  # a checkpoint knows of no sample that the files do not tell of
                 self.cost = await self.checkpoints.save(loop.state(), roles, step.metrics["reward/score_mean"])

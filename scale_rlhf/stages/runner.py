@@ -12,12 +12,13 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
 
+from scale_rlhf import disk
 from scale_rlhf.cluster.installation import check_installation
 from scale_rlhf.cluster.processes import ProcessWatch
 from scale_rlhf.cluster.ray_cluster import session
@@ -28,7 +29,7 @@ from scale_rlhf.config.load import load_config
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.data.checks import check_data
 from scale_rlhf.data.sources import sources
-from scale_rlhf.errors import ConfigError, RunError, UserError
+from scale_rlhf.errors import ConfigError, DiskError, RunError, UserError
 from scale_rlhf.orchestration.run_folder import RunFolder, check_free
 from scale_rlhf.orchestration.supervisor import tell_folder
 from scale_rlhf.redaction import without_secrets
@@ -111,9 +112,11 @@ def _carry_on(config: RunConfig, folder: RunFolder, stages: list[str], notes: li
         console.print(f"stopped; go on with: scale-rlhf resume {folder.path}", highlight=False, markup=False, soft_wrap=True)
         raise
     finally:
-        before = folder.state().get("seconds", 0.0)  # of the run before it was resumed
-        folder.note(seconds=round(before + time.monotonic() - started, 1))
-    write_report(folder.path)  # again, where evaluation wrote one: with every stage's time
+        with suppress(RunError):  # a disk that is full has been told of already, or does no other harm
+            before = folder.state().get("seconds", 0.0)  # of the run before it was resumed
+            folder.note(seconds=round(before + time.monotonic() - started, 1))
+    with disk.writing(folder.path / "report.html"):
+        write_report(folder.path)  # again, where evaluation wrote one: with every stage's time
     final_table(folder, console)
     return folder
 
@@ -131,22 +134,35 @@ def _run_stage(stage: str, config: RunConfig, folder: RunFolder, watch: ProcessW
 
     try:
         summary = import_module(f"scale_rlhf.stages.{MODULES[stage]}").run(config, folder)
+        seconds = note("done", summary=summary)
     except KeyboardInterrupt:
-        with uninterrupted():
+        with uninterrupted(), suppress(RunError):
             note("stopped")
         raise
     except Exception as error:
         cause = _cause(error)
-        said = _brief(str(cause))
-        file = folder.stage(stage) / "error.txt"
-        file.write_text(without_secrets("".join(traceback.format_exception(error))), errors="backslashreplace")
-        note("failed", error=said)
-        if isinstance(cause, UserError):
-            raise type(cause)(f"{said}\nThe whole error is in {file}. {_what_next(stage, folder)}") from error
-        said = f"stage {stage} failed: {type(cause).__name__}: {said}"
-        raise RunError(f"{said}\nThe whole error is in {file}. {_what_next(stage, folder)}") from error
-    seconds = note("done", summary=summary)
+        said, kind = _brief(str(cause)), type(cause)
+        where = _keep(error, stage, folder)
+        with suppress(RunError):  # on a full disk the state stays "running", from which a run can be resumed too
+            note("failed", error=said)
+        if why := disk.reason(cause):
+            said, kind = f"stage {stage} failed: a file in {folder.path} cannot be written: {why}. {said}", DiskError
+        elif not isinstance(cause, UserError):
+            said, kind = f"stage {stage} failed: {kind.__name__}: {said}", RunError
+        raise kind(f"{said}\n{where} {_what_next(stage, folder)}") from error
     stage_line(stage, seconds, summary, console)
+
+
+def _keep(error: Exception, stage: str, folder: RunFolder) -> str:
+    """Write the whole error into the stage's folder, if that can be written. Returns a sentence that says where it is."""
+    file = folder.path / stage / "error.txt"
+    try:
+        with disk.writing(file):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(without_secrets("".join(traceback.format_exception(error))), errors="backslashreplace")
+    except DiskError:
+        return "The whole error could not be kept."
+    return f"The whole error is in {file}."
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -171,7 +187,8 @@ def _practice_world(config: RunConfig, folder: RunFolder, stages: list[str]) -> 
     if not folder.state().get("practice_world"):
         from scale_rlhf.data.practice.write import write_world
 
-        write_world(folder.data, config.data.practice)
+        with disk.writing(folder.data):
+            write_world(folder.data, config.data.practice)
         folder.note(practice_world="written")
     return check_data(config, sources(config, folder), stages)
 

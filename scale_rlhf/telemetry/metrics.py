@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scale_rlhf.disk import writing
 from scale_rlhf.errors import DataError
+from scale_rlhf.orchestration.run_folder import write_atomically
 
 
 class MetricsLog:
@@ -34,20 +36,25 @@ class MetricsLog:
         seconds = round(time.monotonic() - self._start, 3)
         numbers = {key: _number(value) for key, value in values.items()}
         line = {"step": int(step), "time": seconds} | numbers
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
-        self._add_events(self._writer(), line)
+        with writing(self.path):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+        with writing(self._events_folder):
+            self._add_events(self._writer(), line)
 
     def sync(self) -> None:
         """Wait until the lines are on the disk."""
-        os.fsync(self._file.fileno())
+        with writing(self.path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush and close both; a second call does nothing."""
-        self._file.close()
+        with writing(self.path):
+            self._file.close()
         if self._events is not None:
-            self._events.close()
-            self._events = None
+            events, self._events = self._events, None
+            with writing(self._events_folder):
+                events.close()
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -126,16 +133,15 @@ def _end_torn_line(path: Path) -> None:
         return
     content = path.read_bytes()
     if content and not content.endswith(b"\n"):
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
+        with writing(path):
+            os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _keep_until(path: Path, step: int) -> list[dict]:
     """Leave the lines up to `step` in the file, each step once, and return them."""
     lines = [line for line in read_metrics(path) if line["step"] <= step]
     if path.exists():
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        os.replace(beside, path)
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
     return lines
 
 

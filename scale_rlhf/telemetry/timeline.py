@@ -5,9 +5,11 @@ last bracket opens all the same.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from scale_rlhf.disk import writing
 from scale_rlhf.telemetry.spans import Span, busy
 
 ORDER = ("controller", "rollout", "reward", "reference", "policy", "value")
@@ -20,27 +22,31 @@ class Timeline:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         before = read_lanes(self.path) if goes_on and self.path.exists() else {}
-        self._file = self.path.open("w", encoding="utf-8")
         self._lanes: dict[str, int] = {}
         self._first = True
-        self.add(before)
+        beside = self.path.with_name(f".{self.path.name}")
+        with writing(self.path):  # beside: what is there stays until all of it is written again
+            self._file = beside.open("w", encoding="utf-8")
+            self.add(before)
+            os.replace(beside, self.path)
 
     def add(self, lanes: Mapping[str, Sequence[Span]]) -> None:
         """Write spans; a lane gets its number, in the order of the data's way, when it first appears."""
-        for lane in sorted(lanes, key=_rank):
-            if lane not in self._lanes:
-                self._name(lane)
-            for span in lanes[lane]:
-                start, duration = round(span.start * 1e6), max(1, round(span.seconds * 1e6))
-                self._event({"name": span.name, "ph": "X", "ts": start, "dur": duration, "pid": 1,
-                             "tid": self._lanes[lane], "args": span.details})
-        self._file.flush()
+        with writing(self.path):
+            for lane in sorted(lanes, key=_rank):
+                if lane not in self._lanes:
+                    self._name(lane)
+                for span in lanes[lane]:
+                    start, duration = round(span.start * 1e6), max(1, round(span.seconds * 1e6))
+                    self._event({"name": span.name, "ph": "X", "ts": start, "dur": duration, "pid": 1,
+                                 "tid": self._lanes[lane], "args": span.details})
+            self._file.flush()
 
     def close(self) -> None:
         """Close the array; a second call does nothing."""
         if not self._file.closed:
-            self._file.write("[]\n" if self._first else "\n]\n")
-            self._file.close()
+            with writing(self.path), self._file:
+                self._file.write("[]\n" if self._first else "\n]\n")
 
     def _name(self, lane: str) -> None:
         number = self._lanes[lane] = len(self._lanes) + 1

@@ -39,8 +39,8 @@ class TrainingGroup:
         """Make the actors and have them load. Returns rank 0's seconds: join, load, deepspeed."""
         self.workers = [self._actor(rank) for rank in range(self.section.workers)]
         seconds = self.config.limits.start_seconds
-        addresses = await self.call("node_address", seconds=seconds, what="starting")
-        numbers = await self.call("setup", *addresses[0], seconds=seconds, what="loading the model")
+        (place,) = await all_within([self.workers[0].meeting_place.remote()], seconds, self.role, "starting")
+        numbers = await self.call("setup", *place, seconds=seconds, what="loading the model")
         self.processes = await identify(self.workers)
         return numbers[0]
 

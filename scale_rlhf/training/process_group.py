@@ -3,24 +3,29 @@
 import os
 import socket
 import warnings
+from datetime import timedelta
 
 from scale_rlhf.cluster.device import collective_backend
 
 
 def free_port() -> int:
-    """A TCP port that is free on this machine now."""
+    """A TCP port that is free on this machine now; nothing keeps it free."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
 
 
-def join(rank: int, world: int, address: str, port: int, seconds: float) -> None:
+def meeting_place(address: str) -> socket.socket:
+    """Where rank 0 will listen: a port that is taken from now on, so that nobody else can take it before the group meets."""
+    return socket.create_server((address, 0), backlog=1024)
+
+
+def join(rank: int, world: int, address: str, port: int, seconds: float, listener: socket.socket | None = None) -> None:
     """Join the group of `world` ranks that meets at address:port; a collective that takes longer than `seconds` fails.
 
-    Ray shows each process its own GPUs alone, so the local rank is always 0.
+    listener: rank 0's `meeting_place`; None on the others. Ray shows each process its own GPUs alone, so the local rank is
+    always 0.
     """
-    from datetime import timedelta
-
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "MASTER_ADDR": address, "MASTER_PORT": str(port),
     }
@@ -29,9 +34,20 @@ def join(rank: int, world: int, address: str, port: int, seconds: float) -> None
     leave_out_shared_memory_op()
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 calls old: every rank would say so in the run's output.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+    meet(rank, world, address, port, seconds, listener)
     deepspeed.init_distributed(
         dist_backend=collective_backend(), auto_mpi_discovery=False, timeout=timedelta(seconds=seconds), verbose=False,
     )
+
+
+def meet(rank: int, world: int, address: str, port: int, seconds: float, listener: socket.socket | None = None) -> None:
+    """torch's group for `join`, which DeepSpeed then takes as it is: left to itself, DeepSpeed looks for a free port too late."""
+    from torch import distributed
+
+    limit = timedelta(seconds=seconds)
+    held = {} if listener is None else {"master_listen_fd": listener.detach()}
+    store = distributed.TCPStore(address, port, world, rank == 0, limit, wait_for_workers=False, **held)
+    distributed.init_process_group(collective_backend(), store=store, rank=rank, world_size=world, timeout=limit)
 
 
 def leave_out_shared_memory_op() -> None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from scale_rlhf.disk import writing
 from scale_rlhf.errors import RunError
 from scale_rlhf.orchestration.checksums import Described, describe_file
 from scale_rlhf.weights.manifest import shares
@@ -51,12 +52,10 @@ def capture(engine, model: nn.Module, rank: int, ranks: int) -> tuple[dict[str, 
 def write(folder: Path | str, rank: int, captured: tuple[dict[str, torch.Tensor], dict[str, str]]) -> Described:
     """Write what `capture` took. Returns the file's size and checksum, by its name."""
     path = Path(folder) / f"rank-{rank:04d}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(captured[0], path, metadata=captured[1])
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be written: {error}") from error
-    return {path.name: describe_file(path)}
+        return {path.name: describe_file(path)}
 
 
 def restore(engine, model: nn.Module, folder: Path | str, rank: int) -> None:

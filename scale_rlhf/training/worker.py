@@ -3,6 +3,7 @@
 All ranks of a group are called together with the same arguments and make the same collectives in the same order.
 """
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ class TrainingWorker:
     """One rank. Subclasses say which model is loaded and what an update is."""
 
     role: str  # "policy" or "value": the section of the configuration
+    listener: socket.socket | None = None  # rank 0's, until the group has met
 
     def __init__(self, config: RunConfig, path: str, rank: int, world: int):
         """path: folder or hub name of the model to start from."""
@@ -39,16 +41,24 @@ class TrainingWorker:
         self.writer = ThreadPoolExecutor(1, "checkpoint")
 
     def node_address(self) -> tuple[str, int]:
-        """(address of this process's node, a free port on it): where a group meets."""
+        """(address of this process's node, a free port on it): where vLLM's own groups meet."""
         import ray
 
         return ray.util.get_node_ip_address(), process_group.free_port()
+
+    def meeting_place(self) -> tuple[str, int]:
+        """(address, port) where the ranks of this group meet; asked of rank 0, which holds the port until then."""
+        import ray
+
+        address = ray.util.get_node_ip_address()
+        self.listener = process_group.meeting_place(address)
+        return address, self.listener.getsockname()[1]
 
     def setup(self, address: str, port: int) -> Numbers:
         """Join the group, load the model and start DeepSpeed. Returns how long each took, in seconds."""
         started = time.perf_counter()
         torch.set_num_threads(self.section.threads)
-        process_group.join(self.rank, self.world, address, port, self.config.limits.update_seconds)
+        process_group.join(self.rank, self.world, address, port, self.config.limits.update_seconds, self.listener)
         return {"join": time.perf_counter() - started} | self.build()
 
     def build(self) -> Numbers:
@@ -57,6 +67,8 @@ class TrainingWorker:
         settings = deepspeed_config.deepspeed_config(self.section, self._hidden_size())
         with loading.sharded(settings):
             model = self.load(deepspeed_config.weights_dtype(self.section))
+        if self.rank == 0:  # now: at the end of a run the folder may be gone
+            self.tokenizer = loading.tokenizer_of(self.path, self.config.model.trust_remote_code)
         if self.section.gradient_checkpointing:
             self.transformer(model).gradient_checkpointing_enable({"use_reentrant": False})
         loaded = time.perf_counter()
@@ -101,8 +113,7 @@ class TrainingWorker:
                     gathered[name] = tensor.detach().to("cpu", copy=True)
             gathered |= {name: buffer.cpu() for name, buffer in _saved_buffers(model)}
         if self.rank == 0:
-            loading.save(model, folder, tokenizer_from=self.path, state=gathered,
-                         trust_remote_code=self.config.model.trust_remote_code)
+            loading.save_whole(model, folder, self.tokenizer, state=gathered)
         self._barrier()
 
     @recorded("checkpoint")

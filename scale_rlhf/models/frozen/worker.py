@@ -12,6 +12,7 @@ from torch import nn
 from scale_rlhf.cluster.device import device
 from scale_rlhf.models.frozen.sharded import load_sharded
 from scale_rlhf.models.frozen.work import Work
+from scale_rlhf.training.process_group import meeting_place
 
 
 class FrozenWorker:
@@ -23,15 +24,16 @@ class FrozenWorker:
     def __init__(self, work: Work, dtype: str, rank: int, world: int):
         self.work, self.dtype, self.rank, self.world = work, dtype, rank, world
         self.model: nn.Module | None = None
+        self._listener: socket.socket | None = None  # rank 0's, until the ranks have met
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     async def rendezvous(self) -> tuple[str, int]:
-        """An address and a free port where the ranks of this replica may meet; asked of rank 0."""
+        """(address, port) where the ranks of this replica meet; asked of rank 0, which holds the port until then."""
         import ray
 
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        address = ray.util.get_node_ip_address()
+        self._listener = meeting_place(address)
+        return address, self._listener.getsockname()[1]
 
     async def load(self, address: str, port: int) -> int:
         """Load the model; with several ranks, all at once, each its share. Returns the parameters that this process holds."""
@@ -48,7 +50,8 @@ class FrozenWorker:
 
     def _load(self, address: str, port: int) -> nn.Module:
         if self.world > 1:
-            return load_sharded(self.work.load, rank=self.rank, world=self.world, address=address, port=port, dtype=self.dtype)
+            return load_sharded(self.work.load, rank=self.rank, world=self.world, address=address, port=port, dtype=self.dtype,
+                                listener=self._listener)
         return self.work.load().to(device()).eval()
 
     def _forward(self, items: Sequence[Any] | None) -> list[Any]:
