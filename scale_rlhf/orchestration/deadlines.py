@@ -79,6 +79,9 @@ def _explained(error: Exception, who: str, what: str) -> UserError:
 
 def _brief(error: Exception) -> str:
     """The error in a line or two: Ray's of a dead process has fifteen, and most of them advice."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):  # what was raised there; the error itself has the whole traceback
+        return f"{type(cause).__name__}: {cause}"
     text = str(error)
     if type(error).__name__ not in _DEATHS:
         return f"{type(error).__name__}: {text}"

@@ -8,6 +8,10 @@ from scale_rlhf.orchestration import ledger
 from tests.chaos.faults import BATCH, STEPS, Run, lines, same_run
 
 
+# What servers did, and the probe, which an engine that is not there is not shown.
+DONE_AGAIN = ("reward_server/", "reference_server/", "parity/")
+
+
 @pytest.mark.timeout(900)
 def test_every_process_may_die(home, undisturbed):
     """Synchronous: who is replaced serves the same samples again, and a loop that goes back makes the same steps again."""
@@ -25,7 +29,7 @@ def test_every_process_may_die(home, undisturbed):
     for who in ("rollout engine 0 starts again", "reference replica 0 starts again", "from its newest checkpoint, starts again",
                 "the controller was ended by SIGKILL; the run goes on"):
         assert who in said
-    same_run(run.folder, undisturbed)
+    same_run(run.folder, undisturbed, but=DONE_AGAIN)
     assert ledger.account(run.folder / "ppo", STEPS * BATCH)["trained"] == STEPS * BATCH
     assert lines(run.folder / "ppo" / ledger.VOID)
 
@@ -45,4 +49,4 @@ def test_a_silent_process_is_named_and_replaced(home, undisturbed):
     finally:
         run.clean()
     assert "rollout engine 0" in said and "did not end within 15 s" in said and "policy rank 0" in said
-    same_run(run.folder, undisturbed)
+    same_run(run.folder, undisturbed, but=DONE_AGAIN)
