@@ -2,6 +2,7 @@
 
 import json
 import os
+from array import array
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,7 +26,9 @@ class Record:
     def __init__(self, config: RunConfig, folder: RunFolder, tokenizer):
         self.config, self.folder, self.tokenizer = config, folder, tokenizer
         self.place: Path = folder.stage("ppo")
-        self.history: list[dict[str, float]] = []
+        self.first: dict[str, float] = {}  # metrics of the first and the last step: all of them would grow without end
+        self.last: dict[str, float] = {}
+        self.seconds = array("f")  # of every step
         self.shown = 0  # steps that the progress bar shows
         self.files = ExitStack()
 
@@ -64,7 +67,9 @@ class Record:
             self.files.callback(self.timeline.close)
             self.samples = self.files.enter_context(open(self.place / ledger.TRAINED, "a", encoding="utf-8"))
             self.filtered = self.files.enter_context(open(self.place / ledger.FILTERED, "a", encoding="utf-8"))
-        self.history = read_metrics(self.folder.metrics("ppo"))
+        self.first, self.seconds = {}, array("f")
+        for numbers in read_metrics(self.folder.metrics("ppo")):
+            self._remember(numbers)
         self.progress.advance(state.version - self.shown)
         self.shown = state.version
         if state.version or undone:
@@ -74,7 +79,7 @@ class Record:
     def step(self, step: Step) -> None:
         """One line with what matters; details go to files."""
         numbers = step.metrics
-        self.history.append(numbers)
+        self._remember(numbers)
         self.log.log(step.version, numbers)
         self.timeline.add(step.lanes)
         lines = [self._line(step.version, one.sample, one.score, one.reference_logprobs) for one in step.batch]
@@ -109,11 +114,15 @@ class Record:
 
     def summary(self) -> dict[str, float]:
         """Of the whole history, whatever was resumed in between."""
-        first, last = self.history[0], self.history[-1]
+        first, last = self.first, self.last
         return {
             "score_first": first["reward/score_mean"], "score_last": last["reward/score_mean"], "kl": last["kl/reference_mean"],
-            "steps": len(self.history), "seconds_a_step": float(np.median([one["time/step"] for one in self.history])),
+            "steps": len(self.seconds), "seconds_a_step": round(float(np.median(self.seconds)), 4),
         }
+
+    def _remember(self, numbers: dict[str, float]) -> None:
+        self.first, self.last = self.first or numbers, numbers
+        self.seconds.append(numbers["time/step"])
 
     def _close(self) -> None:
         with writing(self.place):

@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scale_rlhf import disk
 from scale_rlhf.disk import writing
 from scale_rlhf.errors import DataError
 from scale_rlhf.orchestration.run_folder import write_atomically
@@ -64,6 +66,7 @@ class MetricsLog:
 
     def _writer(self):
         if self._events is None:
+            _leave_to_caller()
             from torch.utils.tensorboard import SummaryWriter  # heavy, and no use to a process that logs nothing
 
             if self._again is None:
@@ -117,6 +120,20 @@ def _lines(path: Path) -> Iterator[dict]:
             if number == len(lines):
                 return  # no newline after it: the process died while writing it
             raise DataError(f"{path}:{number}: expected one JSON object a line, found {line[:60]!r} ({error.msg})") from None
+
+
+def _leave_to_caller() -> None:
+    """TensorBoard writes in a thread. What fails there is raised to who writes next; Python would print a traceback before."""
+    if getattr(threading.excepthook, "leaves_disks", False):
+        return
+    before = threading.excepthook
+
+    def hook(failed) -> None:
+        if disk.reason(failed.exc_value) is None or not type(failed.thread).__module__.startswith("tensorboard"):
+            before(failed)
+
+    hook.leaves_disks = True
+    threading.excepthook = hook
 
 
 def _number(value: Any) -> float | int | None:

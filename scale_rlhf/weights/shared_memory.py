@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import torch
 
+from scale_rlhf.disk import writing
 from scale_rlhf.errors import RunError
 from scale_rlhf.weights import copying
 from scale_rlhf.weights.manifest import Manifest, Metadata, Piece, TensorPlace, lay_out
@@ -45,6 +46,8 @@ class SharedFiles:
         self.paths = [FOLDER / f"{PREFIX}{tag}-weights-{side}" for side in (0, 1)]
         self.size = size
         self.turn = 0
+        there = os.statvfs(FOLDER)
+        self.free = there.f_bavail * there.f_frsize  # bytes, before any of it is ours
         self.maps = [self._map(path) for path in self.paths]
 
     def next(self) -> tuple[mmap.mmap, str]:
@@ -58,7 +61,8 @@ class SharedFiles:
             path.unlink(missing_ok=True)
 
     def _map(self, path: Path) -> mmap.mmap:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        with writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if os.fstat(descriptor).st_size != self.size:
                 os.ftruncate(descriptor, self.size)
@@ -66,9 +70,9 @@ class SharedFiles:
             return mmap.mmap(descriptor, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         except OSError as error:
             self.close()
-            free = os.statvfs(FOLDER)
-            raise RunError(f"weights: {FOLDER} has {free.f_bavail * free.f_frsize >> 20} MiB left, "
-                           f"and two versions take {2 * self.size >> 20} MiB") from error
+            raise RunError(f"weights: {FOLDER} has {self.free >> 20} MiB left, and two versions take "
+                           f"{2 * self.size >> 20} MiB. Make it larger (docker: --shm-size), lower cluster.object_store_gb, or "
+                           "give rollout.weight_transfer=broadcast, which needs none of it") from error
         finally:
             os.close(descriptor)
 
