@@ -70,9 +70,9 @@ class SharedFiles:
             return mmap.mmap(descriptor, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         except OSError as error:
             self.close()
-            raise RunError(f"weights: {FOLDER} has {self.free >> 20} MiB left, and two versions take "
-                           f"{2 * self.size >> 20} MiB. Make it larger (docker: --shm-size), lower cluster.object_store_gb, or "
-                           "give rollout.weight_transfer=broadcast, which needs none of it") from error
+            raise RunError(f"weights: {FOLDER} has {self.free / 1e6:.1f} MB left, and two versions take "
+                           f"{2 * self.size / 1e6:.1f} MB. Make it larger (docker: --shm-size), lower cluster.object_store_gb, "
+                           "or give rollout.weight_transfer=broadcast, which needs none of it") from error
         finally:
             os.close(descriptor)
 

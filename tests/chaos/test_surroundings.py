@@ -298,7 +298,7 @@ def test_a_run_in_a_folder_that_is_now_read_only_is_not_resumed(home, disk, no_r
 
 def test_weights_that_do_not_fit_into_shared_memory(disk, monkeypatch):
     monkeypatch.setattr(shared_memory, "FOLDER", disk.path)
-    said = rf"weights: {disk.path} has 3 MiB left, and two versions take 6 MiB.*rollout.weight_transfer"
+    said = rf"weights: {disk.path} has 3.1 MB left, and two versions take 6.3 MB.*rollout.weight_transfer"
     (disk.path / "others").write_bytes(b"x" * (1 << 20))
     with pytest.raises(RunError, match=said):
         shared_memory.SharedFiles("toy", 3 << 20)
@@ -306,6 +306,26 @@ def test_weights_that_do_not_fit_into_shared_memory(disk, monkeypatch):
     files = shared_memory.SharedFiles("toy", 1 << 20)
     files.next()[0][:] = b"y" * (1 << 20)
     files.close()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_run_whose_shared_memory_is_full(home, tmp_path):
+    """In a mount namespace of its own, with /dev/shm of 300 KB. Weights over the network need none of it."""
+    with small_disk(tmp_path / "allowed", "1m"):
+        pass  # or skips
+    alone = ["unshare", "--mount", "bash", "-c", 'mount -t tmpfs -o size=300k tmpfs /dev/shm && exec "$@"', "-"]
+
+    def ends(*words: str) -> tuple[int, str]:
+        done = subprocess.run([*alone, sys.executable, "-m", "scale_rlhf.cli", *words], cwd=home, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        return done.returncode, done.stdout
+
+    status, said = ends("run", "toy.yaml", f"run.folder={tmp_path}", "run.name=shm", "ppo.steps=2")
+    assert status == 2 and "Traceback" not in said, said
+    assert "weights: /dev/shm has 0." in said and "rollout.weight_transfer=broadcast" in said
+    status, said = ends("resume", str(tmp_path / "shm"), "rollout.weight_transfer=broadcast")
+    assert status == 0, said
 
 
 # ── ports that others take ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -343,15 +363,17 @@ def test_nobody_can_take_the_port_of_the_weights():
     assert taken(sender.meeting["port"])
 
 
-def test_the_dashboard_takes_another_port():
-    """8265 is Ray's own; whoever has it already keeps it."""
+def test_ray_where_its_port_is_taken_and_its_store_is_too_small():
+    """The dashboard takes another port than 8265, whoever has that. What is larger than the store goes by the disk."""
     script = """
 from scale_rlhf.cluster.processes import ProcessWatch
 from scale_rlhf.cluster.ray_cluster import session
 from scale_rlhf.config.schema import RunConfig
-config = RunConfig(cluster={"cpus": 1, "object_store_gb": 0.1, "dashboard": True})
+config = RunConfig(cluster={"cpus": 1, "object_store_gb": 0.08, "dashboard": True})
 with ProcessWatch() as watch, session(config, watch) as address:
-    print(address)
+    import numpy, ray
+    kept = [ray.put(numpy.full(20_000_000, number, dtype="float64")) for number in range(2)]  # 160 MB each
+    print(address, *(ray.get(one)[-1] for one in kept))
 """
     with socket.socket() as mine:
         try:
@@ -361,8 +383,9 @@ with ProcessWatch() as watch, session(config, watch) as address:
             pass  # somebody has it, which is as good
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200,
                               env=os.environ | {"PYTHONPATH": str(ROOT)})
-    address = done.stdout.strip().splitlines()[-1]
-    assert address.startswith("http://127.0.0.1:") and not address.endswith(":8265"), done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-2000:]
+    address, *kept = done.stdout.split()
+    assert address.startswith("http://127.0.0.1:") and not address.endswith(":8265") and kept == ["0.0", "1.0"]
 
 
 # ── files that are deleted ───────────────────────────────────────────────────────────────────────────────────────────────
