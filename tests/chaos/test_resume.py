@@ -39,6 +39,7 @@ def test_a_killed_run_goes_on_bit_for_bit(home, undisturbed):
     assert ledger.account(folder / "ppo", STEPS * BATCH)["trained"] == STEPS * BATCH
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_an_overlapped_run_trains_every_prompt_once_whatever_was_killed(home):
     """With two engines and one policy rank before, one engine and two ranks after; without a value model (GRPO)."""

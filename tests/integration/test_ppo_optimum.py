@@ -60,7 +60,7 @@ LONG = pytest.mark.long
 SCHEDULES = [
     pytest.param({}, id="synchronous"),
     pytest.param({"max_staleness": 1}, id="1-in_flight-behaviour", marks=LONG),
-    pytest.param({"max_staleness": 4} | DECOUPLED, id="4-in_flight-decoupled"),
+    pytest.param({"max_staleness": 4} | DECOUPLED, id="4-in_flight-decoupled", marks=LONG),
     pytest.param({"max_staleness": 1} | DRAIN, id="1-drain-behaviour", marks=LONG),
     pytest.param({"max_staleness": 1} | DECOUPLED, id="1-in_flight-decoupled", marks=LONG),
     pytest.param({"max_staleness": 1} | DRAIN | DECOUPLED, id="1-drain-decoupled", marks=LONG),
