@@ -7,7 +7,6 @@ import pytest
 from scale_rlhf.orchestration import ledger
 from tests.chaos.faults import BATCH, STEPS, Run, lines, same_run
 
-
 # What servers did, and the probe, which an engine that is not there is not shown.
 DONE_AGAIN = ("reward_server/", "reference_server/", "parity/")
 

@@ -201,7 +201,7 @@ def in_one_process(cluster, jobs):
             measures.append(work({"job": one}))
         return measures
 
-    return cluster.get(cluster.remote(num_cpus=1)(work_on).remote(jobs), timeout=200)
+    return cluster.get(cluster.remote(num_cpus=1, max_calls=1)(work_on).remote(jobs), timeout=200)
 
 
 def steps(job, key="loss"):

@@ -76,7 +76,7 @@ def pairs(cluster, tmp_path_factory):
         work({"job": resumed})
         return whole, resumed
 
-    return cluster.get(cluster.remote(num_cpus=1)(in_one_group).remote(both, VARIANTS), timeout=200)
+    return cluster.get(cluster.remote(num_cpus=1, max_calls=1)(in_one_group).remote(both, VARIANTS), timeout=200)
 
 
 def in_one_group(function, arguments: dict) -> dict:
