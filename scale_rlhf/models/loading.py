@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from scale_rlhf.config.model_files import pickled_weights
+from scale_rlhf.config.places import is_local
 from scale_rlhf.disk import writing
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.models.forward import ScalarHead
@@ -128,13 +129,18 @@ def offline_if_local(path: str) -> Iterator[None]:
         hub.HF_HUB_OFFLINE = before
 
 
+def check_folder(path: str) -> None:
+    """Raises ConfigError where a path that is no hub name is no model folder, or is one no more."""
+    if is_local(path) and not os.path.isfile(os.path.join(path, "config.json")):
+        raise ConfigError(f"{path}: expected a model folder with a config.json, found none; "
+                          "give a Hugging Face model folder or a hub name")
+
+
 def model_config(path: str, trust_remote_code: bool = False):
     """The transformers configuration of a folder or hub name, dropout off. Raises ConfigError where there is none."""
     from transformers import AutoConfig
 
-    if os.path.exists(path) and not os.path.isfile(os.path.join(path, "config.json")):
-        raise ConfigError(f"{path}: expected a model folder with a config.json, found none; "
-                          "give a Hugging Face model folder or a hub name")
+    check_folder(path)
     with offline_if_local(path):
         try:
             config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)

@@ -53,6 +53,9 @@ class RolloutEngine:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from scale_rlhf.models.loading import check_folder
+
+        check_folder(self.model)  # vLLM would take what is not there for a hub name
         self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments()))
         self.watching = asyncio.create_task(self._watch())
         await self.engine.update_weight_version("0")

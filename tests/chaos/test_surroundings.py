@@ -432,7 +432,8 @@ def test_an_engine_that_dies_when_the_model_is_gone(tmp_path):
         (home / "model").rename(home / "elsewhere")
         run.send("rollout", signal.SIGKILL)
         assert run.process.wait(400) == 2
-        assert str(home / "model") in run.said and f"scale-rlhf resume {run.folder}" in run.said
+        assert f"{home / 'model'}: expected a model folder with a config.json, found none" in run.said
+        assert f"scale-rlhf resume {run.folder}" in run.said
         assert "Traceback" not in run.said, run.said[-3000:]
         (home / "elsewhere").rename(home / "model")
         run.resume("ppo.steps=40")
