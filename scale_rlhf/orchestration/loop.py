@@ -288,6 +288,7 @@ class Loop:
             "time/score": metrics["reward_server/busy_seconds"], "time/reference": metrics["reference_server/busy_seconds"],
             "tokens/per_second": metrics["tokens/step"] / times["time/step"]}
         await self.on_step(Step(step.version, step.batch, metrics, lanes))
+        gc.collect()
 
     async def _role_metrics(self) -> dict[str, float]:
         rollout, reward, reference = await asyncio.gather(
@@ -353,14 +354,18 @@ def group_size(config: RunConfig) -> int:
 @contextmanager
 def rare_garbage_collection() -> Iterator[None]:
     """Every sample in flight is tasks and futures that a collection looks at in vain: with thousands of engines that is most
-    of the controller's work at Python's own threshold.
+    of the controller's work at Python's own threshold. So it is done once a step (`_report`), when a batch has just gone, and
+    what was there before the loop, which is all that was imported, is not looked at again.
     """
     before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     try:
         yield
     finally:
         gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def prefixed(role: str, numbers: dict[str, float]) -> dict[str, float]:
