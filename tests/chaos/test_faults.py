@@ -11,26 +11,32 @@ from tests.chaos.faults import BATCH, STEPS, Run, lines, same_run
 DONE_AGAIN = ("reward_server/", "reference_server/", "parity/")
 
 
+# What is killed, and what the run says of it; nothing is said of a function's process, whose call is tried again.
+SAID = {"rollout": "rollout engine 0 starts again", "vllm": "rollout engine 0 starts again", "reward": "",
+        "reference": "reference replica 0 starts again", "policy": "from its newest checkpoint, starts again",
+        "value": "from its newest checkpoint, starts again", "controller": "the controller was ended by SIGKILL; the run goes on"}
+
+
 @pytest.mark.timeout(900)
-def test_every_process_may_die(home, undisturbed):
+@pytest.mark.parametrize("roles", [["vllm", "reference", "policy"], pytest.param(list(SAID), marks=pytest.mark.long)], ids=len)
+def test_every_process_may_die(home, undisturbed, roles):
     """Synchronous: who is replaced serves the same samples again, and a loop that goes back makes the same steps again."""
-    run = Run(home, "every-process-killed")
+    run, killed = Run(home, f"{len(roles)}-killed"), []
     try:
-        for role in ("rollout", "vllm", "reward", "reference", "policy", "value", "controller"):
+        for role in roles:
             before = len(run.steps())
             run.until(lambda before=before: len(run.steps()) > before)
             if len(run.steps()) >= STEPS - 1:
                 break
             run.send(role)
+            killed.append(role)
         said = run.finish()
     finally:
         run.clean()
-    for who in ("rollout engine 0 starts again", "reference replica 0 starts again", "from its newest checkpoint, starts again",
-                "the controller was ended by SIGKILL; the run goes on"):
-        assert who in said
+    assert len(killed) >= len(roles) - 1 and all(SAID[role] in said for role in killed)
     same_run(run.folder, undisturbed, but=DONE_AGAIN)
     assert ledger.account(run.folder / "ppo", STEPS * BATCH)["trained"] == STEPS * BATCH
-    assert lines(run.folder / "ppo" / ledger.VOID)
+    assert lines(run.folder / "ppo" / ledger.VOID) or "policy" not in killed
 
 
 @pytest.mark.long
