@@ -19,6 +19,7 @@ _BEFORE_IMPORT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray is about to do by default; avoids its warning
     "RAY_TQDM_PATCH_PRINT": "0",
+    "RAY_task_events_max_num_task_in_gcs": "2000",  # for the dashboard; by default 100,000: half a gigabyte of its GCS process
 }
 # Ray takes the machine's outer address even where it is given 127.0.0.1; with its clusters switched off it stays on loopback.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}

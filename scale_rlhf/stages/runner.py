@@ -39,8 +39,6 @@ from scale_rlhf.telemetry.report import write_report
 # Of libraries that stages import: what is worth saying, stages say.
 _QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
           "TOKENIZERS_PARALLELISM": "false"}
-# Ray's record of the tasks that have run, for its dashboard, is by default the last 100,000: half a gigabyte of its GCS process.
-_RAY = {"RAY_task_events_max_num_task_in_gcs": "2000"}
 LONGEST_MESSAGE = 8  # lines
 MODULES = {"base": "base", "sft": "sft", "reward": "reward_model", "ppo": "ppo", "evaluate": "evaluate"}
 
@@ -200,7 +198,7 @@ def _prepare_process(config: RunConfig) -> None:
 
     Functions named by their import path may lie in the folder that the run is started from, for every process of it.
     """
-    for name, value in (_QUIET | _RAY).items():
+    for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     check_installation()
     if not (config.reward.function or config.evaluation.judge):

@@ -406,6 +406,7 @@ def test_what_was_deleted_before_a_resume_is_named(home, tmp_path, no_ray):
     assert (folder.path / "run.json").read_text() == before
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_model_and_the_data_may_go_while_a_run_goes_on(tmp_path):
     home = make_home(tmp_path)
