@@ -146,7 +146,7 @@ class Ours:
 
     def _batch(self, step: int) -> list:
         stream, size = self._stream(), self._size()
-        prompts = [next(stream) for _ in range((step + 1) * size)]
+        prompts = [stream[index] for index in range((step + 1) * size)]
         return prompts[step * size :]
 
     def _stream(self):

@@ -54,7 +54,7 @@ async def with_roles(config: RunConfig, path, body):
 
 async def sequential(config: RunConfig, roles: Roles, saved: str) -> list[dict]:
     """What the loop must equal: generate all, score all in groups of GROUP, update, publish; one call after the other."""
-    history, prompts, groups = [], stream(), -(-BATCH // GROUP)
+    history, prompts, groups = [], iter(stream()), -(-BATCH // GROUP)
     for version in range(STEPS):
         samples = [await roles.rollout.generate(prompt) for prompt in islice(prompts, BATCH)]
         scores, references = [], []
