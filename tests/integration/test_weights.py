@@ -50,10 +50,10 @@ class Fleet(RolloutFleet):
 
     async def set(self, **overlap) -> None:
         self.config.overlap = OverlapSection(**overlap)
-        await self._all("set", self.config.overlap, seconds=10, what="set")
+        await self._each("set", self.config.overlap, seconds=10, what="set")
 
     async def fault(self, *arguments) -> None:
-        await self._all("fault", *arguments, seconds=10, what="fault")
+        await self._each("fault", *arguments, seconds=10, what="fault")
 
 
 class Ranks(PolicyWorker):
@@ -308,9 +308,9 @@ def test_a_tensor_that_changed_after_its_checksum_is_named(fleets, models, loop,
     place = next(place for place in info["tensors"] if place["name"] == name)
 
     async def run():
-        await fleet._all("stage", version, info, seconds=10, what="stage")
+        await fleet._each("stage", version, info, seconds=10, what="stage")
         overwrite(info["path"], place["offset"], bytes(place["size"] // 8))  # zeros
-        await fleet._all("take", version, seconds=10, what="take")
+        await fleet._each("take", version, seconds=10, what="take")
 
     with pytest.raises(RunError, match=f"rollout engine 0: after the update to version {version}: {name} is not the learner's"):
         loop.run_until_complete(run())
