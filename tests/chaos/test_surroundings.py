@@ -241,6 +241,7 @@ def test_a_stage_that_fails_on_a_full_disk_is_still_told_of(disk, tmp_path, monk
     assert folder.stages_left() == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_disk_that_fills_up_during_a_run(home, tmp_path):
     """There is room for one checkpoint. A file of the data goes too: it is in memory, and missed when the run is resumed."""
