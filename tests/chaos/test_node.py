@@ -26,7 +26,7 @@ def nodes():
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_node_may_die(tmp_path, nodes):
-    """Five processes that ask for half a CPU each do not fit on the head's 1.5: some are on the node that dies."""
+    """Five processes that ask for half a CPU each do not fit on the head's one: some are on the node that dies."""
     run = Run(make_home(tmp_path), "nodes", f"ppo.steps={STEPS}", f"cluster.address={nodes.address}", "cluster.cpus=null",
               "overlap.max_staleness=1", "limits.start_seconds=200")
     try:

@@ -6,7 +6,7 @@ import sys
 
 from ray.cluster_utils import Cluster
 
-HEAD, OTHER = {"num_cpus": 1.5}, {"num_cpus": 2}
+HEAD, OTHER = {"num_cpus": 1}, {"num_cpus": 2}
 
 if __name__ == "__main__":
     common = {"object_store_memory": 100_000_000}
