@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from scale_rlhf.orchestration import ledger
-from tests.chaos.faults import ROOT, Run, make_home
+from tests.chaos.faults import CONFIG, ROOT, Run, make_home
 
 STEPS, BATCH = 40, 6
 
@@ -27,8 +28,11 @@ def nodes():
 @pytest.mark.timeout(900)
 def test_a_node_may_die(tmp_path, nodes):
     """Five processes that ask for half a CPU each do not fit on the head's one: some are on the node that dies."""
-    run = Run(make_home(tmp_path), "nodes", f"ppo.steps={STEPS}", f"cluster.address={nodes.address}", "cluster.cpus=null",
-              "overlap.max_staleness=1", "limits.start_seconds=200")
+    home = make_home(tmp_path)
+    config = {key: section for key, section in CONFIG.items() if key != "cluster"} | {"model": {"path": str(home / "model")}}
+    (home / "nodes.yaml").write_text(yaml.safe_dump(config))
+    settings = [f"ppo.steps={STEPS}", f"cluster.address={nodes.address}", "overlap.max_staleness=1", "overlap.score_group=16"]
+    run = Run(home, "nodes", *settings, config="nodes.yaml")
     try:
         run.until(lambda: len(run.steps()) >= 4)
         nodes.stdin.write("die\n")
