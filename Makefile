@@ -1,4 +1,4 @@
-# make run | test | test-fast | test-long | bench | bench-full | lint | install | clean
+# make run | test | test-fast | test-long | bench | bench-full | chaos | lint | install | clean
 # Each makes .venv and installs into it first, where that is not done yet (scripts/setup.sh).
 #   make run ARGS="ppo.steps=50 run.seed=1"     other settings
 #   make run ACCELERATOR=cuda                   the CUDA builds instead of the CPU ones

@@ -106,9 +106,3 @@ class Health:
     @property
     def serving(self) -> list[int]:
         return [place for place in range(len(self.names)) if self.serves(place)]
-
-    def told(self) -> str:
-        """Those that do not serve, for a message."""
-        now = self.clock()
-        each = zip(self.names, self.states, self.since, strict=True)
-        return "; ".join(f"{name} {state} for {now - since:.0f} s" for name, state, since in each if state != State.HEALTHY)
