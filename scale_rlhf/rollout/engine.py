@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scale_rlhf.cluster.processes import socket_folder
 from scale_rlhf.config.schema import OverlapSection, RolloutSection
 from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Prompt, Sample
@@ -50,6 +51,7 @@ class RolloutEngine:
 
     async def start(self) -> None:
         """Load the model; the engine then serves version 0."""
+        os.environ["VLLM_RPC_BASE_PATH"] = str(socket_folder())  # else they lie about in /tmp, for all to reach
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -62,11 +64,11 @@ class RolloutEngine:
         if self.transfer == HOST:
             await self.begin_transfer({})
 
-    def place(self) -> tuple[str, str]:
-        """(Ray's id of this actor's node, its address)."""
+    def place(self) -> str:
+        """Ray's id of this actor's node."""
         import ray
 
-        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+        return ray.get_runtime_context().get_node_id()
 
     def _arguments(self) -> dict[str, Any]:
         from vllm.platforms import current_platform
@@ -130,7 +132,7 @@ class RolloutEngine:
                 self.decoding.leave()
 
     async def begin_transfer(self, init_info: dict[str, Any]) -> None:
-        """Make the transport ready; nccl and broadcast meet the trainer here."""
+        """Make the transport ready; nccl meets the trainer here."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         await self.engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))

@@ -83,7 +83,7 @@ class Training:
         self.record.tell(f"{failure}.{kept} Its samples are left out")
 
     async def _attempt(self) -> dict[str, int]:
-        roles = Roles(self.config, self.models, self.end_token_ids, self.budget)
+        roles = Roles(self.config, self.models, self.end_token_ids, self.budget, self.record.tell)
         try:
             await roles.start(probe=empty_answers(self.token_ids, self.rows, self.end_token_ids))
             self.ran = True
