@@ -59,8 +59,10 @@ class Hosts:
         self.hosts = {name: Host(name, number, labels, cpus) for number, (name, labels, cpus) in enumerate(hosts, 1)}
         self.head = next(iter(self.hosts.values()))
         programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
-                                         "RAY_USAGE_STATS_ENABLED": "0", "PATH": programs}
+        # Without what this process has told Ray: that it stays on loopback.
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.environment = mine | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
+                                   "RAY_USAGE_STATS_ENABLED": "0", "PATH": programs}
         token = folder / "token"
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
@@ -127,12 +129,12 @@ class Hosts:
     def start(self, name: str, *command: str, log: str) -> subprocess.Popen:
         """A program on a host, whose output goes to a file in the folder."""
         with (self.folder / log).open("a") as file:
-            return subprocess.Popen(self._on(name, command), stdout=file, stderr=file, env=self.environment, cwd=ROOT)
+            return subprocess.Popen([*self.on(name), *command], stdout=file, stderr=file, env=self.environment)
 
     def run(self, name: str, *command: str, seconds: float = 60.0) -> str:
         """A program on a host, to its end; what it printed."""
-        done = subprocess.run(self._on(name, command), capture_output=True, text=True, timeout=seconds, env=self.environment,
-                              cwd=ROOT, check=False)
+        done = subprocess.run([*self.on(name), *command], capture_output=True, text=True, timeout=seconds, env=self.environment,
+                              check=False)
         if done.returncode:
             raise RuntimeError(f"{name}: {' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.stdout
@@ -154,8 +156,10 @@ class Hosts:
                 raise RuntimeError(f"{count} hosts are not in the cluster after {seconds:g} s: see {self.folder}") from failure
             time.sleep(1.0)
 
-    def _on(self, name: str, command: Sequence[str]) -> list[str]:
-        return ["nsenter", "--target", str(self.hosts[name].pid), "--net", "--mount", "--uts", "--pid", "--", *command]
+    def on(self, name: str, folder: Path = ROOT) -> list[str]:
+        """What stands before a command that shall run on a host, in that folder."""
+        into = ["nsenter", "--target", str(self.hosts[name].pid), "--net", "--mount", "--uts", "--pid"]
+        return [*into, "--", "env", "-C", str(folder)]
 
     def _ray(self, host: Host) -> str:
         joins = f"--address={self.head.address}:{PORT}"

@@ -258,9 +258,8 @@ def test_drained_samples_have_one_version(fleets, models, loop):
         await fleet.load(*trainer.publish())
         running = [asyncio.ensure_future(fleet.generate(prompt, max_tokens=30 + 2 * i))
                    for i, prompt in enumerate(prompts(48, 5000))]  # more than can decode at once
-        while not (await fleet.metrics())["running"]:
+        while not (await fleet.metrics())["waiting"]:  # by then all places are taken
             await asyncio.sleep(0.01)
-        assert (await fleet.metrics())["waiting"] > 0
         await fleet.load(*trainer.publish())
         return await asyncio.gather(*running)
 
