@@ -124,6 +124,11 @@ def _overlap(config: RunConfig) -> Iterator[str]:
         yield (f"overlap.correction: anchor: proximal with {why} needs a weight. The clip is then around the recomputed policy, "
                "and nothing says that the samples came from another: the loss would be that of data the policy never sampled. "
                "Set overlap.correction to truncated, token_mask or sequence_mask, or overlap.anchor: behaviour")
+    if config.rollout.sleep and not config.rollout.gpus:
+        yield "rollout.sleep: engines give up the memory of a GPU, and rollout.gpus is 0; set rollout.gpus, or leave it out"
+    if config.rollout.sleep and overlap.max_staleness:
+        yield (f"rollout.sleep: engines that sleep during the update cannot decode for the next batch; found max_staleness: "
+               f"{overlap.max_staleness}, expected 0")
     if ppo.advantages == "group_relative" and ppo.responses_per_prompt < 2:
         yield ("ppo.responses_per_prompt: ppo.advantages: group_relative compares the responses to one prompt and needs at "
                f"least 2; found {ppo.responses_per_prompt}")

@@ -194,6 +194,7 @@ class RolloutSection(Placed):
     weight_transfer: Literal["auto", "shared_memory", "network", "nccl", "ipc"] = Field("auto", description="How weights reach engines. auto: nccl with GPUs; without, shared_memory where policy and engines share a host, else over the network.")
     verify_weights: bool = Field(False, description="After every update, prove that the engine computes with the trainer's weights, tensor by tensor.")
     gpu_memory_utilization: float = Field(0.85, gt=0, lt=1, description="Share of a GPU that an engine may take.")
+    sleep: bool = Field(False, description="Engines give up their GPU memory while the learner updates (vLLM's sleep mode), so that both take turns on the same GPUs. With overlap.max_staleness 0 alone.")
 
     @property
     def elastic(self) -> bool:

@@ -48,6 +48,7 @@ class RolloutEngine:
         self.recorded = Spans()
         self.decoding = DecodeClock(self.recorded)
         self.tokens = self.requests = 0
+        self.asleep = False
 
     async def start(self) -> None:
         """Load the model; the engine then serves version 0."""
@@ -93,7 +94,7 @@ class RolloutEngine:
                 # our environment here: a process and two messages a token less. It turns "uni" into "mp", the name not.
                 arguments["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
         else:
-            arguments |= {"gpu_memory_utilization": rollout.gpu_memory_utilization}
+            arguments |= {"gpu_memory_utilization": rollout.gpu_memory_utilization, "enable_sleep_mode": rollout.sleep}
         return arguments
 
     async def generate(self, prompt: Prompt, *, temperature: float | None = None, max_tokens: int | None = None) -> Sample:
@@ -167,6 +168,11 @@ class RolloutEngine:
         await self.receive({"version": version})
         return {"stopped_seconds": await self.thaw(version)}
 
+    async def sleep(self) -> None:
+        """Give up the GPU's memory until the next version: weights go to the host's, the empty cache is dropped."""
+        await self.engine.sleep(level=1)
+        self.asleep = True
+
     async def freeze(self) -> None:
         """Stop decoding (when draining, once all running samples have ended), and open an update."""
         if self.drains:
@@ -174,6 +180,8 @@ class RolloutEngine:
         # Not `pause_generation`: it also sleeps for 20 ms after the engine has stopped.
         await self.engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=self.overlap.recompute_cache)
         self.decoding.freeze()
+        if self.asleep:
+            await self.engine.wake_up(["weights"])
         self.stopped, self.stopped_at = time.monotonic(), self.recorded.clock()
         await self.engine.start_weight_update()
 
@@ -189,6 +197,9 @@ class RolloutEngine:
         fingerprints: of the version, where it was not staged.
         """
         await self.engine.finish_weight_update(str(version))
+        if self.asleep:
+            await self.engine.wake_up(["kv_cache"])
+            self.asleep = False
         if self.rollout.verify_weights:
             await self.verify(version, self.published if fingerprints is None else fingerprints)
         await self.engine.resume_generation()

@@ -120,6 +120,10 @@ class RolloutFleet:
                 "stopped_seconds": max((one["stopped_seconds"] for one in taken if one), default=0.0),
                 "load_seconds": time.monotonic() - started}
 
+    async def sleep(self) -> None:
+        """Every engine gives up its GPU's memory, until it takes the next version."""
+        await self._each("sleep", seconds=self.config.limits.publish_seconds, what="going to sleep")
+
     async def probe(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Sample]:
         """Responses of every engine that serves to the same prompts: [engines × prompts]."""
         seconds = self.config.limits.generate_seconds
