@@ -6,13 +6,23 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from scale_rlhf.doctor.facts import Facts, NodeFacts
-from scale_rlhf.doctor.findings import Finding, version
+from scale_rlhf.doctor.facts import Collective, Facts, Link, NodeFacts, Space
+from scale_rlhf.doctor.findings import MUST_MATCH, Finding, version
 
 
 def as_json(facts: Facts, found: list[Finding]) -> str:
     """{"ok", "findings", "facts"} in one line."""
     return json.dumps({"ok": healthy(found), "findings": [asdict(one) for one in found], "facts": asdict(facts)})
+
+
+def from_json(line: str) -> tuple[Facts, list[Finding]]:
+    """What `as_json` was given."""
+    values = json.loads(line)
+    facts = values["facts"]
+    facts |= {"nodes": [NodeFacts.of(node["name"], node) for node in facts["nodes"]],
+              "links": [Link(**link) for link in facts["links"]],
+              "collectives": [Collective(**one) for one in facts["collectives"]]}
+    return Facts(**facts), [Finding(**one) for one in values["findings"]]
 
 
 def healthy(found: list[Finding]) -> bool:
@@ -23,6 +33,10 @@ def healthy(found: list[Finding]) -> bool:
 def print_report(facts: Facts, found: list[Finding], console: Console) -> None:
     """The nodes, what was tried between them, and the findings."""
     console.print(_nodes(facts))
+    if facts.nodes:
+        first = facts.nodes[0]
+        versions = ", ".join(f"{package} {version(first, package)}" for package in MUST_MATCH if version(first, package))
+        console.print(f"Python {first.python}, {versions}", highlight=False)
     for backend in dict.fromkeys(one.backend for one in facts.collectives):
         ranks = [one for one in facts.collectives if one.backend == backend]
         well = [one.seconds for one in ranks if not one.problem]
@@ -42,18 +56,17 @@ def print_report(facts: Facts, found: list[Finding], console: Console) -> None:
 
 def _nodes(facts: Facts) -> Table:
     table = Table(title="nodes" if facts.cluster else None)
-    for column in ("node", "CPUs", "memory free", "shared memory free", "GPUs", "Python", "torch", "vllm", "ray", "clock"):
+    for column in ("node", "CPUs", "free memory", "free /dev/shm", "GPUs", "clock"):
         table.add_column(column)
     for node in facts.nodes:
-        table.add_row(node.name, f"{node.cpus:g}", _free(node.memory), _free(node.shared_memory), _gpus(node), node.python,
-                      *(version(node, package) or "–" for package in ("torch", "vllm", "ray")),
+        table.add_row(node.name, f"{node.cpus:g}", _free(node.memory), _free(node.shared_memory), _gpus(node),
                       f"{node.clock * 1e3:+.0f} ms" if facts.cluster else "–")
     for node, why in facts.silent.items():
-        table.add_row(node, *["–"] * 8, why)
+        table.add_row(node, *["–"] * 4, why)
     return table
 
 
-def _free(space) -> str:
+def _free(space: Space) -> str:
     return f"{space.free / 1e9:.1f} of {space.total / 1e9:.1f} GB"
 
 
