@@ -9,6 +9,7 @@ import typer
 import typer.core
 
 from scale_rlhf.errors import UserError
+from scale_rlhf.launching.commands import app as cluster_commands
 
 MENDABLE = 2  # exit status where the message says what to mend
 STOPPED = 130  # exit status of a run that Ctrl-C ended
@@ -33,6 +34,8 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True,
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(cluster_commands)
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml.", show_default=False)]
 Overrides = Annotated[
