@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 import typer.core
 
-from scale_rlhf.errors import UserError
+from scale_rlhf.errors import ConfigError, UserError
 from scale_rlhf.launching.commands import app as cluster_commands
 
 MENDABLE = 2  # exit status where the message says what to mend
@@ -115,10 +115,28 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
     from scale_rlhf.redaction import without_secrets
 
     loaded = load_config(config, overrides or ())
-    notes = check(loaded, starts=False)
+    try:
+        notes = check(loaded, starts=False)
+    except ConfigError:
+        _show_sizes(loaded)
+        raise
     typer.echo(without_secrets(dump(loaded)), nl=False)
+    _show_sizes(loaded)
     for note in notes:
         typer.echo(f"# {note}", err=True)
+
+
+def _show_sizes(config) -> None:
+    """What every role takes of its GPU, as comments beside the YAML."""
+    from scale_rlhf.config.checks import stages_of
+    from scale_rlhf.config.sizing.plan import plan
+    from scale_rlhf.config.sizing.table import table
+
+    try:
+        for line in table(config, plan(config, stages_of(config))):
+            typer.echo(f"# {line}", err=True)
+    except ConfigError:
+        pass  # among the mistakes that are told
 
 
 def _unfinished(config) -> Path | None:

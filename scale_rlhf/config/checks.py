@@ -13,6 +13,8 @@ from scale_rlhf.config.model_checks import check_models
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
 from scale_rlhf.config.schema import DataSource, RunConfig
+from scale_rlhf.config.sizing.plan import plan
+from scale_rlhf.config.sizing.table import mistakes
 from scale_rlhf.config.unused import noted, refused
 from scale_rlhf.errors import ConfigError, DataError
 
@@ -43,7 +45,7 @@ def check(
         *_stages(config, stages, earlier), *_training(config), *_reward(config, stages, earlier), *_reinforcement(config, stages),
         *_overlap(config),
         *_scratch(config), *_data(config, stages), *_import_paths(config), *_attention(config, stages), *_cluster(config, starts),
-        *refused(config), *check_models(config, stages, notes),
+        *refused(config), *check_models(config, stages, notes), *_sizes(config, stages, notes),
     ]
     small = list(_resources(config, stages))
     if starts:
@@ -198,8 +200,22 @@ def _cluster(config: RunConfig, starts: bool) -> Iterator[str]:
     cluster = config.cluster
     if cluster.object_store_gb < _SMALLEST_STORE_GB:
         yield f"cluster.object_store_gb: expected at least {_SMALLEST_STORE_GB:g}; found {cluster.object_store_gb:g}"
+    if cluster.nodes > 1 and cluster.address is None:
+        yield (f"cluster.nodes: a cluster that a run starts is this machine alone; found {cluster.nodes}. Give the address of "
+               "one with more nodes as cluster.address (auto: the one that this machine is part of)")
     if starts and cluster.address is None and cluster.gpus and cluster.gpus > machine_gpus():
         yield f"cluster.gpus: this machine has {machine_gpus()} GPUs; found {cluster.gpus}"
+
+
+def _sizes(config: RunConfig, stages: Sequence[str], notes: list[str]) -> Iterator[str]:
+    """Do the roles fit the GPUs that are planned for."""
+    try:
+        found = plan(config, stages)
+    except ConfigError as error:
+        yield str(error)
+        return
+    notes += found.models.unknown
+    yield from mistakes(config, found)
 
 
 def _resources(config: RunConfig, stages: Iterable[str]) -> Iterator[str]:

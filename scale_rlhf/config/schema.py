@@ -52,6 +52,7 @@ class ScratchSection(Section):
 
 class ModelSection(Section):
     path: str | None = Field(None, description="Folder or hub name of the model to start from. null: train `scratch` on the base text.")
+    shapes: dict[str, str] = Field({}, description="Hub name: shape that ships with the project (llama-3.1-8b, …) or folder with a config.json, to plan with where the hub is not at hand.")
     scratch: ScratchSection = ScratchSection()
     chat_template: str | None = Field(None, description="File of a Jinja chat template. null: the tokenizer's own; a scratch model gets a short one.")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Attention kernel of training, reward and reference.")
@@ -303,6 +304,9 @@ class ClusterSection(Section):
     address: str | None = Field(None, description="Ray cluster to join. null: start one on this machine, on loopback.")
     cpus: PositiveFloat | None = Field(None, description="CPUs of the local cluster. null: the machine's.")
     gpus: NonNegativeInt | None = Field(None, description="GPUs of the local cluster. null: the machine's.")
+    nodes: PositiveInt = Field(1, description="Nodes that the run is planned for.")
+    gpus_per_node: PositiveInt | None = Field(None, description="GPUs of each node that the run is planned for. null: their number is not checked.")
+    gpu_gb: PositiveFloat | None = Field(None, description="Memory of a GPU that the run is planned for, in GB of 10⁹ bytes. null: whether roles fit is not checked.")
     object_store_gb: PositiveFloat = Field(0.5, description="Shared memory of the local cluster's object store.")
     dashboard: bool = Field(True, description="Start Ray's dashboard, on loopback.")
 
