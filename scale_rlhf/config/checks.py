@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.machinery import PathFinder
+from importlib.util import find_spec
 
 from scale_rlhf.config.model_checks import check_models
 from scale_rlhf.config.places import find_file, is_local
@@ -43,6 +44,7 @@ def check(
         *_stages(config, stages, earlier), *_training(config), *_reward(config, stages, earlier), *_reinforcement(config, stages),
         *_overlap(config),
         *_scratch(config), *_data(config, stages), *_import_paths(config), *_attention(config, stages), *_cluster(config, starts),
+        *_telemetry(config, starts),
         *refused(config), *check_models(config, stages, notes),
     ]
     small = list(_resources(config, stages))
@@ -195,6 +197,13 @@ def _cluster(config: RunConfig, starts: bool) -> Iterator[str]:
         yield f"cluster.object_store_gb: expected at least {_SMALLEST_STORE_GB:g}; found {cluster.object_store_gb:g}"
     if starts and cluster.address is None and cluster.gpus and cluster.gpus > machine_gpus():
         yield f"cluster.gpus: this machine has {machine_gpus()} GPUs; found {cluster.gpus}"
+
+
+def _telemetry(config: RunConfig, starts: bool) -> Iterator[str]:
+    for name in ("wandb", "mlflow"):
+        if starts and getattr(config.telemetry, name) and find_spec(name) is None:
+            yield (f"telemetry.{name}: the Python package {name} is not installed; pip install {name}, or leave telemetry.{name} "
+                   "out")
 
 
 def _resources(config: RunConfig, stages: Iterable[str]) -> Iterator[str]:

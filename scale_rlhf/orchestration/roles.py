@@ -38,6 +38,7 @@ class Roles:
         self.config, self.models, self.end_token_ids, self.budget = config, models, end_token_ids, budget
         self.tag = f"{config.run.name}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.placement: Placement | None = None
+        self.ready = False  # all of them
         self._started: list = []
 
     async def start(self, probe: Sequence[Sample] = ()) -> None:
@@ -45,13 +46,14 @@ class Roles:
         config, models = self.config, self.models
         remove_published_by_the_dead(config.run.name)
         self.placement = placed = await place(config)
-        self.rollout = RolloutFleet(config, models.policy, self.end_token_ids, self.budget)
-        self.reward: RewardFleet = make_reward(config, model=models.reward, policy=models.policy, budget=self.budget)
-        self.reference = ReferenceFleet(config, models.reference, self.budget)
-        self.policy = PolicyGroup(config, models.policy, placed.bundles("policy", config.policy.workers))
+        self.rollout = RolloutFleet(config, models.policy, self.end_token_ids, self.budget, self.tag)
+        self.reward: RewardFleet = make_reward(
+            config, model=models.reward, policy=models.policy, budget=self.budget, namespace=self.tag)
+        self.reference = ReferenceFleet(config, models.reference, self.budget, self.tag)
+        self.policy = PolicyGroup(config, models.policy, placed.bundles("policy", config.policy.workers), self.tag)
         self.value = None
         if models.value is not None:
-            self.value = ValueGroup(config, models.value, placed.bundles("value", config.value.workers))
+            self.value = ValueGroup(config, models.value, placed.bundles("value", config.value.workers), self.tag)
         self._started = [role for role in (self.rollout, self.reward, self.reference, self.policy, self.value) if role]
         engines = [placed.options("rollout", config.rollout, i, gpus=config.rollout.gpus * config.rollout.tensor_parallel,
                                   num_cpus=config.rollout.cpus * config.rollout.tensor_parallel)
@@ -73,6 +75,7 @@ class Roles:
             loopback=one_host(policies, engines),
         )
         await self.rollout.open_transport(meeting)
+        self.ready = True
 
     def all(self) -> list:
         """The roles that run, in the order of the data's way."""
@@ -86,7 +89,7 @@ class Roles:
             if asyncio.iscoroutine(ending):
                 endings.append(ending)
         await asyncio.gather(*endings, return_exceptions=True)
-        self._started = []
+        self._started, self.ready = [], False
         remove_published(self.tag)  # a rank that was killed could not
         if self.placement is not None:
             self.placement.release()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from scale_rlhf.cluster import names
 from scale_rlhf.cluster.actors import Process, end, identify
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import UserError
@@ -33,9 +34,14 @@ class RolloutFleet:
 
     actor: type[RolloutEngine] = RolloutEngine
 
-    def __init__(self, config: RunConfig, model: str, end_token_ids: Sequence[int], budget: Budget | None = None):
-        """model: folder or hub name. end_token_ids: tokens that end a response. budget: None, no engine is replaced."""
+    def __init__(self, config: RunConfig, model: str, end_token_ids: Sequence[int], budget: Budget | None = None,
+                 namespace: str | None = None):
+        """model: folder or hub name. end_token_ids: tokens that end a response. budget: None, no engine is replaced.
+
+        namespace: in which Ray finds engines by their names.
+        """
         self.config, self.model, self.end_token_ids, self.budget = config, model, list(end_token_ids), budget
+        self.namespace = namespace
         self.engines: list = []
         self.processes: list[list[Process]] = []  # of each engine
         self.balance = Balance(0)
@@ -52,7 +58,7 @@ class RolloutFleet:
         self.failed = asyncio.get_running_loop().create_future()
         self.engines = [self._actor(number) for number in range(len(options))]
         self.balance = Balance(len(self.engines))
-        self.health = Health([self._name(i) for i in range(len(options))], time.monotonic, stale=True)
+        self.health = Health([names.engine(i) for i in range(len(options))], time.monotonic, stale=True)
         await asyncio.gather(*(self._call(i, "start", seconds=self.config.limits.start_seconds, what="start")
                                for i in range(len(self.engines))))
         self.processes = [[] for _ in self.engines]
@@ -146,7 +152,7 @@ class RolloutFleet:
     async def spans(self) -> dict[str, list[Span]]:
         """What each engine was busy with since the last call, by lane of the timeline."""
         each = await self._each("spans", seconds=self.config.limits.score_seconds, what="spans")
-        return {f"rollout/engine-{i}": spans or [] for i, spans in enumerate(each)}
+        return {names.engine(i): spans or [] for i, spans in enumerate(each)}
 
     async def close(self) -> None:
         """Shut vLLM's child processes down, then end the actors, whatever state they are in."""
@@ -272,13 +278,13 @@ class RolloutFleet:
         self.processes[place] = await identify([self.engines[place]])
 
     def _actor(self, number: int):
-        import ray
-
         config = self.config
-        return ray.remote(self.actor).options(**({"max_concurrency": WAITING_CALLS} | self.options[number])).remote(
-            config.rollout, self.model, seed=config.run.seed, end_token_ids=self.end_token_ids,
+        return names.start(
+            self.actor, names.engine(number), config.rollout, self.model,
+            options={"max_concurrency": WAITING_CALLS} | self.options[number], namespace=self.namespace,
+            seed=config.run.seed, end_token_ids=self.end_token_ids,
             max_tokens=config.data.max_prompt_tokens + config.rollout.max_response_tokens,
-            transfer=backend(config), overlap=config.overlap, name=self._name(number),
+            transfer=backend(config), overlap=config.overlap, who=self._name(number),
             trust_remote_code=config.model.trust_remote_code,
         )
 

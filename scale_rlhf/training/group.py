@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from scale_rlhf.cluster import names
 from scale_rlhf.cluster.actors import Process, end, identify
 from scale_rlhf.cluster.device import environment
 from scale_rlhf.config.schema import RunConfig
@@ -14,6 +15,7 @@ from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration.checksums import Described
 from scale_rlhf.orchestration.deadlines import RoleFailed, all_within
+from scale_rlhf.orchestration.health import Health
 from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.training.batch import TrainingBatch
 from scale_rlhf.training.worker import Numbers, TrainingWorker
@@ -27,13 +29,17 @@ Placement = tuple[Any, Sequence[int]]  # a Ray placement group, and the bundle o
 class TrainingGroup:
     """Handle on the ranks of one role. Methods raise RunError naming the role, the rank, what and for how long."""
 
-    def __init__(self, config: RunConfig, worker: type[TrainingWorker], path: str, placement: Placement | None = None):
-        """worker: PolicyWorker or ValueWorker. path: the model to start from."""
+    def __init__(self, config: RunConfig, worker: type[TrainingWorker], path: str, placement: Placement | None = None,
+                 namespace: str | None = None):
+        """worker: PolicyWorker or ValueWorker. path: the model to start from. namespace: in which Ray finds ranks by name."""
+        self.namespace = namespace
         self.config, self.worker, self.path, self.placement = config, worker, path, placement
         self.role = worker.role
         self.section = getattr(config, self.role)
         self.workers: list = []
         self.processes: list[Process] = []
+        # A group lives and dies as one: whoever fails first, all start again.
+        self.health = Health([names.rank(self.role, rank) for rank in range(self.section.workers)], time.monotonic, stale=False)
 
     async def start(self) -> Numbers:
         """Make the actors and have them load. Returns rank 0's seconds: join, load, deepspeed."""
@@ -50,12 +56,14 @@ class TrainingGroup:
         try:
             return await all_within(references, seconds, self.role, what)
         except RoleFailed as failure:
+            for rank in range(len(self.health.names)):
+                self.health.tell(rank, "died")
             raise failure.seen(self.processes) from failure
 
     async def spans(self) -> dict[str, list[Span]]:
         """What each rank did since the last call, by lane of the timeline. Waits for what they do now."""
         each = await self.call("take_spans", seconds=self.config.limits.update_seconds, what="metrics")
-        return {f"{self.role}/{rank}": spans for rank, spans in enumerate(each)}
+        return {names.rank(self.role, rank): spans for rank, spans in enumerate(each)}
 
     async def save(self, folder: str) -> None:
         """Write the model as a Hugging Face folder, on rank 0's machine."""
@@ -95,7 +103,6 @@ class TrainingGroup:
         self.workers, self.processes = [], []
 
     def _actor(self, rank: int):
-        import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         options = {
@@ -105,16 +112,17 @@ class TrainingGroup:
         if self.placement is not None:
             group, bundles = self.placement
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundles[rank])
-        return ray.remote(**options)(self.worker).remote(self.config, self.path, rank, self.section.workers)
+        return names.start(self.worker, names.rank(self.role, rank), self.config, self.path, rank, self.section.workers,
+                           options=options, namespace=self.namespace)
 
 
 class PolicyGroup(TrainingGroup):
     """The policy's ranks."""
 
-    def __init__(self, config: RunConfig, path: str, placement: Placement | None = None):
+    def __init__(self, config: RunConfig, path: str, placement: Placement | None = None, namespace: str | None = None):
         from scale_rlhf.training.policy import PolicyWorker
 
-        super().__init__(config, PolicyWorker, path, placement)
+        super().__init__(config, PolicyWorker, path, placement, namespace)
 
     async def update(self, batch: TrainingBatch, advantages: list[np.ndarray], version: int) -> Numbers:
         """Make version + 1 from a batch. Returns the metrics of `PolicyWorker.update`."""
@@ -153,10 +161,10 @@ class PolicyGroup(TrainingGroup):
 class ValueGroup(TrainingGroup):
     """The value model's ranks."""
 
-    def __init__(self, config: RunConfig, path: str, placement: Placement | None = None):
+    def __init__(self, config: RunConfig, path: str, placement: Placement | None = None, namespace: str | None = None):
         from scale_rlhf.training.value import ValueWorker
 
-        super().__init__(config, ValueWorker, path, placement)
+        super().__init__(config, ValueWorker, path, placement, namespace)
 
     async def prepare(self, batch: TrainingBatch) -> tuple[list[np.ndarray], Numbers]:
         """Advantages, float32 [response tokens] for each sample, and metrics; see `ValueWorker.prepare`."""
