@@ -4,6 +4,8 @@ import os
 
 import torch
 
+from scale_rlhf.telemetry.logs import RUN
+
 
 def device() -> torch.device:
     """The device that this process computes on: the GPU that Ray gave it, else the CPU."""
@@ -28,7 +30,7 @@ def environment(threads: int, gpus: float = 0) -> dict[str, str]:
     }
     if not gpus:
         variables |= {"DS_ACCELERATOR": "cpu", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    for inherited in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_EXTENSIONS_DIR", "PYTHONPATH"):
+    for inherited in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_EXTENSIONS_DIR", "PYTHONPATH", RUN):
         if inherited in os.environ:
             variables[inherited] = os.environ[inherited]
     return variables

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +27,13 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @contextmanager
-def session(config: RunConfig, watch: ProcessWatch, stages: Sequence[str] = ()) -> Iterator[str | None]:
+def session(
+    config: RunConfig, watch: ProcessWatch, stages: Sequence[str] = (), shown: Mapping[str, str] | None = None,
+) -> Iterator[str | None]:
     """Ray is initialised inside; gives the dashboard's address, if there is one. Outside, no process or file of it is left.
 
     A Ray that is initialised already (a notebook, a test) is used and left as it is. RunError where the cluster cannot
-    be joined, or has fewer CPUs or GPUs than `stages` ask for.
+    be joined, or has fewer CPUs or GPUs than `stages` ask for. shown: what the dashboard says of this job.
     """
     before = shared_memory_files()
     import_ray_quietly(config)
@@ -41,7 +43,7 @@ def session(config: RunConfig, watch: ProcessWatch, stages: Sequence[str] = ()) 
         yield None
         return
     try:
-        address = _start(config)
+        address = _start(config, shown or {})
         _check_size(config, stages)
         yield address
     finally:
@@ -72,8 +74,9 @@ def _on_loopback(address: str | None) -> bool:
     return address is None or address.rpartition(":")[0] in ("127.0.0.1", "localhost")
 
 
-def _start(config: RunConfig) -> str | None:
+def _start(config: RunConfig, shown: Mapping[str, str]) -> str | None:
     import ray
+    from ray.job_config import JobConfig
 
     from scale_rlhf.cluster.device import environment
 
@@ -83,6 +86,7 @@ def _start(config: RunConfig) -> str | None:
     cluster = config.cluster
     cpus, gpus = local_cluster(config)
     common = {
+        "job_config": JobConfig(metadata=dict(shown)),
         "logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False,
         "runtime_env": {"env_vars": environment(threads=1, gpus=gpus if cluster.address is None else 1)},
     }

@@ -9,7 +9,7 @@ from scale_rlhf.redaction import redacted
 # What may differ: where and on how much a run runs, its deadlines, what it keeps, how long it goes on. All else decides what
 # is learned from what, and the part of the run that is done has followed it.
 _HARMLESS = (
-    "run.folder", "model.shapes", "cluster", "limits", "checkpoint", "recovery", "evaluation",
+    "run.folder", "model.shapes", "cluster", "limits", "checkpoint", "recovery", "evaluation", "telemetry",
     "rollout.engines", "rollout.tensor_parallel", "rollout.max_concurrent", "rollout.kv_cache_gb", "rollout.weight_transfer",
     "rollout.verify_weights", "rollout.sleep", "rollout.gpu_memory_utilization", "overlap.update_wave",
     "ppo.steps", "ppo.export_every", "ppo.tokens_per_microbatch", "policy.learning_rate", "value.learning_rate", "reward.url",

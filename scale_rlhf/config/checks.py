@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.machinery import PathFinder
+from importlib.util import find_spec
 
 from scale_rlhf.config.model_checks import check_models
 from scale_rlhf.config.places import find_file, is_local
@@ -45,7 +46,7 @@ def check(
         *_stages(config, stages, earlier), *_training(config), *_reward(config, stages, earlier), *_reinforcement(config, stages),
         *_overlap(config),
         *_scratch(config), *_data(config, stages), *_import_paths(config), *_attention(config, stages), *_cluster(config, starts),
-        *refused(config), *check_models(config, stages, notes), *_sizes(config, stages, notes),
+        *_telemetry(config, starts), *refused(config), *check_models(config, stages, notes), *_sizes(config, stages, notes),
     ]
     small = list(_resources(config, stages))
     if starts:
@@ -216,6 +217,11 @@ def _sizes(config: RunConfig, stages: Sequence[str], notes: list[str]) -> Iterat
         return
     notes += found.models.unknown
     yield from mistakes(config, found)
+def _telemetry(config: RunConfig, starts: bool) -> Iterator[str]:
+    for name in ("wandb", "mlflow"):
+        if starts and getattr(config.telemetry, name) and find_spec(name) is None:
+            yield (f"telemetry.{name}: the Python package {name} is not installed; pip install {name}, or leave telemetry.{name} "
+                   "out")
 
 
 def _resources(config: RunConfig, stages: Iterable[str]) -> Iterator[str]:

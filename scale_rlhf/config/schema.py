@@ -311,6 +311,28 @@ class ClusterSection(Section):
     dashboard: bool = Field(True, description="Start Ray's dashboard, on loopback.")
 
 
+class WandbSection(Section):
+    """Weights & Biases. The key is WANDB_API_KEY of the environment, or what `wandb login` left."""
+
+    project: str = Field("scale-rlhf", min_length=1, description="Project that the run appears in.")
+    entity: str | None = Field(None, description="User or team. null: the account's own.")
+    mode: Literal["online", "offline"] = Field("online", description="offline: into the run's folder, for `wandb sync` later.")
+
+
+class MlflowSection(Section):
+    """MLflow. User name and password are MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of the environment."""
+
+    tracking_uri: str | None = Field(None, description="Address of the tracking server, or sqlite:///FILE. null: MLFLOW_TRACKING_URI of the environment, or MLflow's own default.")
+    experiment: str = Field("scale-rlhf", min_length=1, description="Experiment that the run appears in; made where there is none.")
+
+
+class TelemetrySection(Section):
+    """Who gets the metrics beside the run's folder, TensorBoard and Prometheus. Each needs its package: pip install "scale-rlhf[wandb]", "scale-rlhf[mlflow]"."""
+
+    wandb: WandbSection | None = Field(None, description="Weights & Biases; {} for its defaults. null: off.")
+    mlflow: MlflowSection | None = Field(None, description="MLflow; {} for its defaults. null: off.")
+
+
 class LimitsSection(Section):
     """Deadlines in seconds, and bounds that stop a run."""
 
@@ -349,3 +371,4 @@ class RunConfig(Section):
     evaluation: EvaluationSection = EvaluationSection()
     cluster: ClusterSection = ClusterSection()
     limits: LimitsSection = LimitsSection()
+    telemetry: TelemetrySection = TelemetrySection()

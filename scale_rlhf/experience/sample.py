@@ -1,5 +1,6 @@
 """The sample: one prompt, one response, and what was known when it was generated."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,3 +34,8 @@ class Sample:
     def tokens(self) -> int:
         """Prompt and response tokens: what a forward costs."""
         return len(self.prompt.token_ids) + len(self.response_ids)
+
+
+def step_of(samples: Sequence[Sample]) -> int:
+    """The step that is made of samples like these at the earliest: one above the newest version that sampled them."""
+    return 1 + max((int(sample.versions.max()) for sample in samples if len(sample.versions)), default=0)

@@ -57,13 +57,14 @@ class Budget:
     section: RecoverySection
     clock: Callable[[], float]
     tell: Callable[[str], None] = lambda line: None  # whoever watches the run
+    keep: Callable[[str, str], None] = lambda who, why: None  # of every failure
     story: list[Event] = field(default_factory=list)  # everything that went wrong since the run began
     _restarts: deque[float] = field(default_factory=deque)
 
     def spend(self, who: str, why: str) -> float:
         """One more failure. Returns the seconds to wait before the restart; RunError, with the story, where none is left."""
         now = self.clock()
-        self.story.append(Event(now, who, "failed", why))
+        self.note(who, why)
         while self._restarts and now - self._restarts[0] > 60 * self.section.window_minutes:
             self._restarts.popleft()
         if len(self._restarts) >= self.section.restarts:
@@ -72,6 +73,11 @@ class Budget:
         pause = min(self.section.backoff_seconds * 2 ** (len(self._restarts) - 1), self.section.backoff_limit_seconds)
         self.tell(f"{why}\n  {who} starts again in {pause:g} s (restart {len(self._restarts)} of {self.section.restarts})")
         return pause
+
+    def note(self, who: str, why: str) -> None:
+        """A failure that costs no restart."""
+        self.story.append(Event(self.clock(), who, "failed", why))
+        self.keep(who, why)
 
     def _told(self, now: float) -> str:
         lines = [f"  {now - event.at:.0f} s ago: {event.who} {event.what}: {event.why}" for event in self.story[-8:]]

@@ -18,6 +18,7 @@ from scale_rlhf.orchestration.loop import Step
 from scale_rlhf.orchestration.loop_state import LoopState
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.orchestration.step_metrics import slowest
+from scale_rlhf.telemetry import logs
 
 
 class Record:
@@ -48,8 +49,9 @@ class Record:
                 raise
 
     def tell(self, line: str) -> None:
-        """A line for whoever watches, beside the progress."""
+        """A line for whoever watches, beside the progress, and for the log."""
         self.progress.tell(line)
+        logs.LOGGER.info("%s", line)
 
     def go_back(self, state: LoopState) -> None:
         """The loop begins at this state: what the files tell of later steps is void."""
@@ -61,7 +63,7 @@ class Record:
         discard_after(self.place / "checkpoints", state.version)
         self.files = ExitStack()
         with writing(self.place):
-            self.log = MetricsLog(self.folder, "ppo", after=state.version)
+            self.log = MetricsLog(self.folder, "ppo", after=state.version, steps=self.config.ppo.steps)
             self.files.callback(self.log.close)
             self.timeline = Timeline(self.folder.timeline, goes_on=state.version > 0)
             self.files.callback(self.timeline.close)
@@ -79,6 +81,7 @@ class Record:
     def step(self, step: Step) -> None:
         """One line with what matters; details go to files."""
         numbers = step.metrics
+        logs.at_step(step.version + 1)
         self._remember(numbers)
         self.log.log(step.version, numbers)
         self.timeline.add(step.lanes)
@@ -87,9 +90,10 @@ class Record:
             self.samples.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             self.samples.flush()
         self.shown = step.version
-        self.progress.advance(1, f"score {numbers['reward/score_mean']:+.3f}  KL {numbers['kl/reference_mean']:.2f}  "
-                                 f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s  "
-                                 f"slowest: {slowest(numbers)}")
+        said = (f"score {numbers['reward/score_mean']:+.3f}  KL {numbers['kl/reference_mean']:.2f}  "
+                f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s  slowest: {slowest(numbers)}")
+        self.progress.advance(1, said)
+        logs.LOGGER.info("version %d: %s", step.version, said)
 
     def filter(self, sample: Sample, reason: str) -> None:
         """A sample that will not be trained on."""

@@ -41,6 +41,7 @@ class Roles:
         self.config, self.models, self.end_token_ids, self.budget, self.show = config, models, end_token_ids, budget, show
         self.tag = f"{config.run.name}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.placement: Placement | None = None
+        self.ready = False  # all of them
         self._started: list = []
 
     async def start(self, probe: Sequence[Sample] = ()) -> None:
@@ -51,13 +52,14 @@ class Roles:
         if config.cluster.address:
             self.show(placed.table("what each role asks for"))
         await wait(placed, config)
-        self.rollout = RolloutFleet(config, models.policy, self.end_token_ids, self.budget)
-        self.reward: RewardFleet = make_reward(config, model=models.reward, policy=models.policy, budget=self.budget)
-        self.reference = ReferenceFleet(config, models.reference, self.budget)
-        self.policy = PolicyGroup(config, models.policy, self._each("policy", config.policy.workers))
+        self.rollout = RolloutFleet(config, models.policy, self.end_token_ids, self.budget, self.tag)
+        self.reward: RewardFleet = make_reward(
+            config, model=models.reward, policy=models.policy, budget=self.budget, namespace=self.tag)
+        self.reference = ReferenceFleet(config, models.reference, self.budget, self.tag)
+        self.policy = PolicyGroup(config, models.policy, self._each("policy", config.policy.workers), self.tag)
         self.value = None
         if models.value is not None:
-            self.value = ValueGroup(config, models.value, self._each("value", config.value.workers))
+            self.value = ValueGroup(config, models.value, self._each("value", config.value.workers), self.tag)
         self._started = [role for role in (self.rollout, self.reward, self.reference, self.policy, self.value) if role]
         engines = [placed.options("rollout", config.rollout, place, config.rollout.tensor_parallel)
                    for place in range(config.rollout.most)]
@@ -80,6 +82,7 @@ class Roles:
         self.rollout.open_transport(chosen)
         if config.cluster.address:
             self.show(placed.table("where they are"))
+        self.ready = True
 
     def _each(self, role: str, workers: int) -> list[dict]:
         return [self.placement.options(role, getattr(self.config, role), rank) for rank in range(workers)]
@@ -96,7 +99,7 @@ class Roles:
             if asyncio.iscoroutine(ending):
                 endings.append(ending)
         await asyncio.gather(*endings, return_exceptions=True)
-        self._started = []
+        self._started, self.ready = [], False
         remove_published(self.tag)  # a rank that was killed could not
         if self.placement is not None:
             self.placement.release()

@@ -17,6 +17,7 @@ from contextlib import suppress
 from importlib import metadata
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from scale_rlhf.config.load import dump, load_config
 from scale_rlhf.config.schema import RunConfig
@@ -37,6 +38,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = Path(path)
+        self.sinks: list[Any] = []  # who is told of every metric while the run runs: telemetry/sinks.py
 
     @classmethod
     def create(cls, config: RunConfig, stages: list[str] | None = None) -> RunFolder:
@@ -91,6 +93,16 @@ class RunFolder:
     def tensorboard(self, stage: str) -> Path:
         """tensorboard/STAGE: event files; exists."""
         return self._made("tensorboard", stage)
+
+    @property
+    def faults(self) -> Path:
+        """faults.jsonl: what failed and was started again, a line each."""
+        return self.path / "faults.jsonl"
+
+    @property
+    def status(self) -> Path:
+        """status.json: where the run is at this moment."""
+        return self.path / "status.json"
 
     def stage(self, stage: str) -> Path:
         """Work folder of a stage; exists."""

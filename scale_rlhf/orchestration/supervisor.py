@@ -6,6 +6,7 @@ A run that ends by itself, well or with an error, has ended; so has one that was
 """
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 FOLDER_FILE = "SCALE_RLHF_RUN_FOLDER_FILE"  # environment variable: where the run writes which folder is its own
@@ -48,6 +50,7 @@ def supervise(command: list[str], again: Callable[[str], list[str]]) -> int:
             if asked or folder is None or not _may_restart(killed):
                 _say(f"the run was ended by {name}" + (f"; go on with: scale-rlhf resume {folder}" if folder else ""))
                 return 128 + os.WTERMSIG(status)
+            _note(Path(folder), f"the controller was ended by {name}")
             _say(f"the controller was ended by {name}; the run goes on from its last checkpoint "
                  f"(restart {len(killed)} of {RESTARTS})")
             command = again(folder)
@@ -101,6 +104,12 @@ def _may_restart(killed: deque) -> bool:
     while now - killed[0] > WINDOW:
         killed.popleft()
     return len(killed) <= RESTARTS
+
+
+def _note(folder: Path, why: str) -> None:
+    """In the run's faults.jsonl: who failed last is asked of the folder."""
+    with suppress(OSError), open(folder / "faults.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"at": time.time(), "who": "controller", "why": why}) + "\n")
 
 
 def _say(line: str) -> None:

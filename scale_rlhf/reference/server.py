@@ -15,7 +15,7 @@ from scale_rlhf.models.forward import response_logprobs_alone
 from scale_rlhf.models.frozen.fleet import FrozenFleet
 from scale_rlhf.models.frozen.work import smallest_sample
 from scale_rlhf.models.loading import load_causal
-from scale_rlhf.orchestration.health import Budget
+from scale_rlhf.orchestration.health import Budget, Health
 from scale_rlhf.telemetry.spans import Span
 
 
@@ -47,16 +47,21 @@ class ResponseLogprobs:
 class ReferenceFleet:
     """Replicas of the reference model, as the controller sees them. model: folder or hub name."""
 
-    def __init__(self, config: RunConfig, model: str, budget: Budget | None = None):
+    def __init__(self, config: RunConfig, model: str, budget: Budget | None = None, namespace: str | None = None):
         section = config.reference
         work = ResponseLogprobs(
             model, section.dtype, config.model.attention, config.model.trust_remote_code, config.rollout.temperature,
         )
-        self._fleet = FrozenFleet("reference", work, section, config.limits, budget)
+        self._fleet = FrozenFleet("reference", work, section, config.limits, budget, namespace)
 
     async def start(self, options: Sequence[Sequence[dict]] | None = None) -> None:
         """Start and load. options: of each process, [replica][worker], for Ray; None: from the configuration."""
         await self._fleet.start(options)
+
+    @property
+    def health(self) -> Health:
+        """Of the replicas; once started."""
+        return self._fleet.health
 
     @property
     def parameters(self) -> list[list[int]]:

@@ -8,14 +8,17 @@ returns nonsense, is tried again; so is one that is late or whose process died, 
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
+from scale_rlhf.cluster import names
 from scale_rlhf.cluster.device import environment
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError, RunError
-from scale_rlhf.experience.sample import Sample
+from scale_rlhf.experience.sample import Sample, step_of
 from scale_rlhf.orchestration.deadlines import within
+from scale_rlhf.orchestration.health import Budget, Health
 from scale_rlhf.reward.calls import Calls
 from scale_rlhf.reward.function_worker import FunctionWorker
 from scale_rlhf.reward.interface import ScoringFailed
@@ -27,7 +30,9 @@ from scale_rlhf.telemetry.spans import Span
 class FunctionReward:
     """Replicas of a function. Each try of a call is late after reward.timeout_seconds."""
 
-    def __init__(self, config: RunConfig, path: str, reader: Reader):
+    def __init__(self, config: RunConfig, path: str, reader: Reader, budget: Budget | None = None, namespace: str | None = None):
+        """budget: told of processes that are replaced, which costs it nothing. namespace: in which Ray finds them by name."""
+        self.budget, self.namespace = budget, namespace
         self.section, self.limits, self.path, self.reader = config.reward, config.limits, path, reader
         self._actors: list = []
         self._options: list[dict] = []  # of Ray's `.options(…)`, by replica
@@ -43,6 +48,7 @@ class FunctionReward:
         }
         self._options = [replica[0] for replica in options] if options else [default] * section.replicas
         self._load = [0] * len(self._options)
+        self.health = Health([names.replica("reward", place) for place in range(len(self._options))], time.monotonic, stale=False)
         self._actors = [self._made(place) for place in range(len(self._options))]
         await asyncio.gather(*(self._loaded(place) for place in range(len(self._actors))))
         if probe:
@@ -51,42 +57,47 @@ class FunctionReward:
 
     async def score(self, samples: Sequence[Sample], *, fixed: bool, group: int) -> list[float]:
         documents = self.reader.documents(samples)
+        step = step_of(samples)
         with self._calls.one(len(samples)):
-            return await with_retries(lambda: self._attempt(documents, fixed, group), self.section, self._calls)
+            return await with_retries(lambda: self._attempt(documents, fixed, group, step), self.section, self._calls)
 
-    async def _attempt(self, documents: list[dict], fixed: bool, group: int) -> list[float]:
+    async def _attempt(self, documents: list[dict], fixed: bool, group: int, step: int) -> list[float]:
         """Scores from one try. Raises ScoringFailed where another may do better."""
         place = group % len(self._actors) if fixed else self._load.index(min(self._load))
         actor, what = self._actors[place], f"scoring of {len(documents)} samples"
         self._load[place] += len(documents)
         try:
-            return await within(actor.score.remote(documents), self.section.timeout_seconds, self._who(place), what)
+            return await within(actor.score.remote(documents, step), self.section.timeout_seconds, self._who(place), what)
         except (ConfigError, ScoringFailed):
             raise
         except RunError as error:  # it is late, or its process died
-            await self._replace(place, actor)
+            await self._replace(place, actor, str(error))
             raise ScoringFailed(str(error)) from error
         finally:
             self._load[place] -= len(documents)
 
     def _made(self, place: int) -> Any:
-        import ray
-
-        return ray.remote(FunctionWorker).options(**self._options[place]).remote(self.path)
+        return names.start(FunctionWorker, names.replica("reward", place), self.path, options=self._options[place],
+                           namespace=self.namespace)
 
     async def _loaded(self, place: int) -> None:
         await within(self._actors[place].load.remote(), self.limits.start_seconds, self._who(place), "start")
 
-    async def _replace(self, place: int, actor: Any) -> None:
+    async def _replace(self, place: int, actor: Any, why: str) -> None:
         """A new process in the place of `actor`, unless another call has seen to it already."""
         import ray
 
         async with self._replacing:
             if not self._actors or self._actors[place] is not actor:
                 return
+            if self.budget is not None:
+                self.budget.note(f"reward replica {place}", why)
+            for news in ("died", "restart"):
+                self.health.tell(place, news)
             ray.kill(actor)
             self._actors[place] = self._made(place)
             await self._loaded(place)
+            self.health.tell(place, "started")
 
     async def metrics(self) -> dict[str, float]:
         return self._calls.take()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.reward.interface import ScoringFailed, finite_scores
+from scale_rlhf.telemetry import logs
 
 LONGEST_ERROR = 2000  # characters of what a function raised
 
@@ -21,9 +22,15 @@ class FunctionWorker:
     def load(self) -> None:
         """Import the function. Raises ConfigError where there is none."""
         self.function = find_function(self.path)
+        logs.LOGGER.info("scores with %s", self.path)
 
-    def score(self, documents: list[dict]) -> list[float]:
-        """One finite number a document. Raises ScoringFailed that names the function, and where in it things went wrong."""
+    def score(self, documents: list[dict], step: int | None = None) -> list[float]:
+        """One finite number a document. Raises ScoringFailed that names the function, and where in it things went wrong.
+
+        step: of the run, that what the function logs is marked with.
+        """
+        if step is not None:
+            logs.at_step(step)
         try:
             returned = self.function(documents)
         except Exception as error:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Sample
+from scale_rlhf.orchestration.health import Health
 from scale_rlhf.telemetry.spans import Span
 
 SHOWN = 200  # characters of a wrong answer that a message quotes
@@ -20,7 +21,9 @@ class ScoringFailed(RunError):
 
 
 class RewardFleet(Protocol):
-    """One score a sample. Used from one asyncio loop."""
+    """One score a sample. Used from one asyncio loop. health: of its processes, once started; None where it has none."""
+
+    health: Health | None
 
     async def start(self, options: Sequence[Sequence[dict]] | None = None, probe: Sequence[Sample] = ()) -> None:
         """Start its processes, and score `probe`, so that a reward that cannot work fails before the run does.

@@ -22,7 +22,7 @@ from scale_rlhf.models.forward import sample_scores
 from scale_rlhf.models.frozen.fleet import FrozenFleet
 from scale_rlhf.models.frozen.work import smallest_sample
 from scale_rlhf.models.loading import is_classifier, load_scalar, offline_if_local
-from scale_rlhf.orchestration.health import Budget
+from scale_rlhf.orchestration.health import Budget, Health
 from scale_rlhf.reward.interface import finite_scores
 from scale_rlhf.reward.text import Reader, read_tokenizer
 from scale_rlhf.telemetry.spans import Span
@@ -116,11 +116,15 @@ class Scores:
 class LearnedReward:
     """Replicas of a reward model. model, policy: folders or hub names."""
 
-    def __init__(self, config: RunConfig, model: str, policy: str, budget: Budget | None = None):
+    def __init__(self, config: RunConfig, model: str, policy: str, budget: Budget | None = None, namespace: str | None = None):
         section = config.reward
         work = Scores(model, policy, section.dtype, config.model.attention, config.model.trust_remote_code)
-        self._fleet = FrozenFleet("reward", work, section, config.limits, budget)
+        self._fleet = FrozenFleet("reward", work, section, config.limits, budget, namespace)
         self._who = f"reward model {model}"
+
+    @property
+    def health(self) -> Health:
+        return self._fleet.health
 
     async def start(self, options: Sequence[Sequence[dict]] | None = None, probe: Sequence[Sample] = ()) -> None:
         await self._fleet.start(options)

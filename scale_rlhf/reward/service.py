@@ -33,6 +33,8 @@ HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "Ac
 class ServiceReward:
     """`reward.replicas` calls at once. Each try of a call is late after reward.timeout_seconds."""
 
+    health = None  # no process of ours is behind it
+
     def __init__(self, config: RunConfig, url: str, reader: Reader):
         self.section, self.reader = config.reward, reader
         given = _checked(url)

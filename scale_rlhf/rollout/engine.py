@@ -8,7 +8,6 @@ every token says which version it was sampled from.
 import asyncio
 import math
 import os
-import sys
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.rollout.gate import DecodeClock, Gate
 from scale_rlhf.rollout.sampling import sample_seed, sampling_params, to_sample
+from scale_rlhf.telemetry import logs
 from scale_rlhf.telemetry.spans import Span, Spans
 from scale_rlhf.weights.choice import HOST
 from scale_rlhf.weights.verify import differences
@@ -36,12 +36,12 @@ class RolloutEngine:
     """Runs as a Ray actor (asyncio: many `generate` calls at once)."""
 
     def __init__(self, rollout: RolloutSection, model: str, *, seed: int, end_token_ids: list[int], max_tokens: int,
-                 transfer: str, overlap: OverlapSection | None = None, name: str = "rollout engine",
+                 transfer: str, overlap: OverlapSection | None = None, who: str = "rollout engine",
                  trust_remote_code: bool = False):
-        """transfer: vLLM's name of the weight-transfer engine (weights.choice.backend). name: for messages."""
+        """transfer: vLLM's name of the weight-transfer engine (weights.choice.backend). who: for messages."""
         self.rollout, self.model, self.seed, self.end_token_ids = rollout, model, seed, end_token_ids
         self.max_tokens, self.transfer, self.trust_remote_code = max_tokens, transfer, trust_remote_code
-        self.overlap, self.name = overlap or OverlapSection(), name
+        self.overlap, self.name = overlap or OverlapSection(), who
         self.drains = self.overlap.weight_update == "drain"
         # Draining waits for what runs in vLLM: what waits there for a place would be waited for too.
         self.gate = Gate(rollout.max_concurrent if self.drains else math.inf)
@@ -64,6 +64,8 @@ class RolloutEngine:
         await self.engine.update_weight_version("0")
         if self.transfer == HOST:
             await self.begin_transfer({})
+        logs.at_step(1)
+        logs.LOGGER.info("serves %s", self.model)
 
     def place(self) -> str:
         """Ray's id of this actor's node."""
@@ -207,7 +209,10 @@ class RolloutEngine:
         self.decoding.thaw()
         if self.drains:
             self.gate.open()
-        return time.monotonic() - self.stopped
+        seconds = time.monotonic() - self.stopped
+        logs.at_step(version + 1)
+        logs.LOGGER.info("holds version %d; decoding stood still for %.3f s", version, seconds)
+        return seconds
 
     async def verify(self, version: int, published: dict[str, list[float]]) -> None:
         """Ask every layer what it computes with. Raises RunError naming the tensors that are not the trainer's."""
@@ -246,7 +251,7 @@ class RolloutEngine:
         while not self.engine.errored:
             await asyncio.sleep(_LOOK)
         await asyncio.sleep(_LOOK)  # what fails by itself says more than the end of a process
-        print(f"{self.name}: vLLM's engine process has died", file=sys.stderr, flush=True)
+        logs.LOGGER.error("vLLM's engine process has died")
         os._exit(1)
 
     async def close(self) -> None:

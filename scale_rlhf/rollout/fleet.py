@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from scale_rlhf.cluster import names
 from scale_rlhf.cluster.actors import Process, end, identify
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError, UserError
@@ -35,9 +36,14 @@ class RolloutFleet:
 
     actor: type[RolloutEngine] = RolloutEngine
 
-    def __init__(self, config: RunConfig, model: str, end_token_ids: Sequence[int], budget: Budget | None = None):
-        """model: folder or hub name. end_token_ids: tokens that end a response. budget: None, no engine is replaced."""
+    def __init__(self, config: RunConfig, model: str, end_token_ids: Sequence[int], budget: Budget | None = None,
+                 namespace: str | None = None):
+        """model: folder or hub name. end_token_ids: tokens that end a response. budget: None, no engine is replaced.
+
+        namespace: in which Ray finds engines by their names.
+        """
         self.config, self.model, self.end_token_ids, self.budget = config, model, list(end_token_ids), budget
+        self.namespace = namespace
         self.engines: list = []  # by place; None where there is none yet
         self.processes: list[list[Process]] = []  # of each engine
         self.balance = Balance(0)
@@ -59,7 +65,7 @@ class RolloutFleet:
         present = [place for place in places if granted is None or await asyncio.to_thread(granted, place)]
         self.engines, self.processes = [None for _ in places], [[] for _ in places]
         self.balance = Balance(len(options))
-        self.health = Health([self._name(place) for place in places], time.monotonic, stale=True)
+        self.health = Health([names.engine(place) for place in places], time.monotonic, stale=True)
         for place in {*places} - {*present}:
             self.health.tell(place, "died")
             self.balance.set_out(place, True)
@@ -151,7 +157,7 @@ class RolloutFleet:
     async def spans(self) -> dict[str, list[Span]]:
         """What each engine was busy with since the last call, by lane of the timeline."""
         each = await self._each("spans", seconds=self.config.limits.score_seconds, what="spans")
-        return {f"rollout/engine-{i}": spans or [] for i, spans in enumerate(each)}
+        return {names.engine(i): spans or [] for i, spans in enumerate(each)}
 
     async def close(self) -> None:
         """Shut vLLM's child processes down, then end the actors, whatever state they are in."""
@@ -305,13 +311,13 @@ class RolloutFleet:
         self.processes[place] = await identify([self.engines[place]])
 
     def _actor(self, number: int):
-        import ray
-
         config = self.config
-        return ray.remote(self.actor).options(**({"max_concurrency": WAITING_CALLS} | self.options[number])).remote(
-            config.rollout, self.model, seed=config.run.seed, end_token_ids=self.end_token_ids,
+        return names.start(
+            self.actor, names.engine(number), config.rollout, self.model,
+            options={"max_concurrency": WAITING_CALLS} | self.options[number], namespace=self.namespace,
+            seed=config.run.seed, end_token_ids=self.end_token_ids,
             max_tokens=config.data.max_prompt_tokens + config.rollout.max_response_tokens,
-            transfer=backend(config), overlap=config.overlap, name=self._name(number),
+            transfer=backend(config), overlap=config.overlap, who=self._name(number),
             trust_remote_code=config.model.trust_remote_code,
         )
 

@@ -20,6 +20,7 @@ from scale_rlhf.orchestration.loop_state import LoopState
 from scale_rlhf.orchestration.record import Record
 from scale_rlhf.orchestration.roles import Roles, StartingModels
 from scale_rlhf.orchestration.run_folder import RunFolder
+from scale_rlhf.orchestration.watch import Watch
 
 
 def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
@@ -47,7 +48,8 @@ class Training:
         self.end_token_ids, self.token_ids, self.rows = end_token_ids, token_ids, rows
         self.prompts = PromptStream(token_ids, rows, responses=config.ppo.responses_per_prompt, seed=config.run.seed)
         self.checkpoints = Checkpoints(folder.stage("ppo") / "checkpoints", config, fingerprint(token_ids))
-        self.budget = Budget(config.recovery, time.monotonic, self.record.tell)
+        self.watch = Watch(config, folder)
+        self.budget = Budget(config.recovery, time.monotonic, self.record.tell, self.watch.fault)
         self.skip: set[int] = set()  # samples that made bad numbers
         self.ran = False  # whether all roles were ready once
         self.cost: dict[str, float] = {}  # of the last checkpoint; the next step's line tells it
@@ -58,6 +60,13 @@ class Training:
         Engines, reward and reference replicas are replaced while the rest goes on. Any other process that fails has all roles
         started anew, and the loop goes back to the newest checkpoint.
         """
+        watching = asyncio.create_task(self.watch.run())
+        try:
+            return await self._attempts()
+        finally:
+            watching.cancel()
+
+    async def _attempts(self) -> dict[str, int]:
         while True:
             try:
                 return await self._attempt()
@@ -84,10 +93,12 @@ class Training:
 
     async def _attempt(self) -> dict[str, int]:
         roles = Roles(self.config, self.models, self.end_token_ids, self.budget, self.record.tell)
+        self.watch.follow(roles)
         try:
             await roles.start(probe=empty_answers(self.token_ids, self.rows, self.end_token_ids))
             self.ran = True
             loop = await self._loop(roles)
+            self.watch.follow(roles, loop)
             await loop.run()
             await self.checkpoints.finish()
             await roles.policy.save(str(self.folder.model("ppo")))
@@ -107,6 +118,7 @@ class Training:
         async def after(step: Step) -> None:
             step.metrics.update(self.cost)
             self.record.step(step)
+            self.watch.step(step)
             self.cost = {}
             self.checkpoints.look()
             if self.checkpoints.due(step.version):

@@ -34,7 +34,9 @@ from scale_rlhf.orchestration.run_folder import RunFolder, check_free
 from scale_rlhf.orchestration.supervisor import tell_folder
 from scale_rlhf.redaction import without_secrets
 from scale_rlhf.stages.summary import final_table, stage_line
+from scale_rlhf.telemetry import process
 from scale_rlhf.telemetry.report import write_report
+from scale_rlhf.telemetry.sinks import sinks
 
 # Of libraries that stages import: what is worth saying, stages say.
 _QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
@@ -102,8 +104,11 @@ def _carry_on(config: RunConfig, folder: RunFolder, stages: list[str], notes: li
         with ExitStack() as stack:
             stack.enter_context(interruptible())
             watch = stack.enter_context(ProcessWatch())
-            dashboard = stack.enter_context(session(config, watch, stages))
+            stack.enter_context(process.controller(folder.name, folder.path))
+            dashboard = stack.enter_context(session(config, watch, stages, shown={"run": folder.name, "stages": ", ".join(stages),
+                                                                                  "folder": str(folder.path.absolute())}))
             stack.enter_context(interruptible())  # again: ray.init took the handler of SIGTERM
+            stack.enter_context(sinks(config, folder))
             if dashboard:
                 console.print(f"  Ray's dashboard: {dashboard}", highlight=False, soft_wrap=True)
             for stage in stages:
@@ -124,6 +129,8 @@ def _carry_on(config: RunConfig, folder: RunFolder, stages: list[str], notes: li
 def _run_stage(stage: str, config: RunConfig, folder: RunFolder, watch: ProcessWatch, console: Console) -> None:
     console.rule(f"{stage}", align="left")
     folder.set_stage(stage, "running")
+    for sink in folder.sinks:
+        sink.begin(stage, None)
     watch.restart_peak()
     started = time.monotonic()
 

@@ -18,11 +18,15 @@ from scale_rlhf.orchestration.run_folder import write_atomically
 class MetricsLog:
     """Appends to metrics/STAGE.jsonl and tensorboard/STAGE of a run; a resumed stage goes on in the same file.
 
-    folder: a RunFolder (`.metrics(stage)` is the file, `.tensorboard(stage)` the folder of events).
+    folder: a RunFolder (`.metrics(stage)` is the file, `.tensorboard(stage)` the folder of events, `.sinks` who else is told).
     after: the step that a resumed stage goes on from. Lines of later steps are dropped, so that no step is there twice.
+    steps: that the stage will make, where it is known.
     """
 
-    def __init__(self, folder: Any, stage: str, after: int | None = None):
+    def __init__(self, folder: Any, stage: str, after: int | None = None, steps: int | None = None):
+        self.stage, self.sinks = stage, folder.sinks
+        for sink in self.sinks:
+            sink.begin(stage, steps)
         self.path = Path(folder.metrics(stage))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _end_torn_line(self.path)
@@ -43,6 +47,8 @@ class MetricsLog:
             self._file.flush()
         with writing(self._events_folder):
             self._add_events(self._writer(), line)
+        for sink in self.sinks:
+            sink.log(self.stage, int(step), numbers)
 
     def sync(self) -> None:
         """Wait until the lines are on the disk."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from scale_rlhf.cluster import names
 from scale_rlhf.cluster.actors import Process, end, identify
 from scale_rlhf.cluster.device import environment
 from scale_rlhf.config.schema import RunConfig
@@ -14,6 +15,7 @@ from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration.checksums import Described
 from scale_rlhf.orchestration.deadlines import RoleFailed, all_within
+from scale_rlhf.orchestration.health import Health
 from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.training.batch import TrainingBatch
 from scale_rlhf.training.worker import Numbers, TrainingWorker
@@ -24,15 +26,18 @@ CHECKPOINT_POLL = 0.1  # seconds between questions whether a checkpoint is writt
 class TrainingGroup:
     """Handle on the ranks of one role. Methods raise RunError naming the role, the rank, what and for how long."""
 
-    def __init__(self, config: RunConfig, worker: type[TrainingWorker], path: str, options: Sequence[dict] | None = None):
+    def __init__(self, config: RunConfig, worker: type[TrainingWorker], path: str, options: Sequence[dict] | None = None,
+                 namespace: str | None = None):
         """worker: PolicyWorker or ValueWorker. path: the model to start from. options: Ray's, of each rank; None: those that
-        follow from the section, wherever Ray finds room.
+        follow from the section, wherever Ray finds room. namespace: in which Ray finds ranks by name.
         """
-        self.config, self.worker, self.path, self.options = config, worker, path, options
+        self.config, self.worker, self.path, self.options, self.namespace = config, worker, path, options, namespace
         self.role = worker.role
         self.section = getattr(config, self.role)
         self.workers: list = []
         self.processes: list[Process] = []
+        # A group lives and dies as one: whoever fails first, all start again.
+        self.health = Health([names.rank(self.role, rank) for rank in range(self.section.workers)], time.monotonic, stale=False)
 
     async def start(self) -> Numbers:
         """Make the actors and have them load. Returns rank 0's seconds: join, load, deepspeed."""
@@ -49,12 +54,14 @@ class TrainingGroup:
         try:
             return await all_within(references, seconds, self.role, what)
         except RoleFailed as failure:
+            for rank in range(len(self.health.names)):
+                self.health.tell(rank, "died")
             raise failure.seen(self.processes) from failure
 
     async def spans(self) -> dict[str, list[Span]]:
         """What each rank did since the last call, by lane of the timeline. Waits for what they do now."""
         each = await self.call("take_spans", seconds=self.config.limits.update_seconds, what="metrics")
-        return {f"{self.role}/{rank}": spans for rank, spans in enumerate(each)}
+        return {names.rank(self.role, rank): spans for rank, spans in enumerate(each)}
 
     async def save(self, folder: str) -> None:
         """Write the model as a Hugging Face folder, on rank 0's machine."""
@@ -94,22 +101,21 @@ class TrainingGroup:
         self.workers, self.processes = [], []
 
     def _actor(self, rank: int):
-        import ray
-
         options = self.options[rank] if self.options else {
             "num_cpus": self.section.cpus, "num_gpus": self.section.gpus, "max_restarts": 0, "max_task_retries": 0,
             "runtime_env": {"env_vars": environment(self.section.threads, self.section.gpus)},
         }
-        return ray.remote(**options)(self.worker).remote(self.config, self.path, rank, self.section.workers)
+        return names.start(self.worker, names.rank(self.role, rank), self.config, self.path, rank, self.section.workers,
+                           options=options, namespace=self.namespace)
 
 
 class PolicyGroup(TrainingGroup):
     """The policy's ranks."""
 
-    def __init__(self, config: RunConfig, path: str, options: Sequence[dict] | None = None):
+    def __init__(self, config: RunConfig, path: str, options: Sequence[dict] | None = None, namespace: str | None = None):
         from scale_rlhf.training.policy import PolicyWorker
 
-        super().__init__(config, PolicyWorker, path, options)
+        super().__init__(config, PolicyWorker, path, options, namespace)
 
     async def update(self, batch: TrainingBatch, advantages: list[np.ndarray], version: int) -> Numbers:
         """Make version + 1 from a batch. Returns the metrics of `PolicyWorker.update`."""
@@ -143,10 +149,10 @@ class PolicyGroup(TrainingGroup):
 class ValueGroup(TrainingGroup):
     """The value model's ranks."""
 
-    def __init__(self, config: RunConfig, path: str, options: Sequence[dict] | None = None):
+    def __init__(self, config: RunConfig, path: str, options: Sequence[dict] | None = None, namespace: str | None = None):
         from scale_rlhf.training.value import ValueWorker
 
-        super().__init__(config, ValueWorker, path, options)
+        super().__init__(config, ValueWorker, path, options, namespace)
 
     async def prepare(self, batch: TrainingBatch) -> tuple[list[np.ndarray], Numbers]:
         """Advantages, float32 [response tokens] for each sample, and metrics; see `ValueWorker.prepare`."""

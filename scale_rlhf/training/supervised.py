@@ -81,7 +81,7 @@ def train(
     job = going_on(job, stage, _SECTIONS.get(stage, stage))
     _keep_progress(job)
     run = RayTrainRun(job, work / "ray", config.limits.start_seconds)
-    with MetricsLog(folder, stage, after=job.done) as log:
+    with MetricsLog(folder, stage, after=job.done, steps=job.layout.steps) as log:
         losses = _watch(run, job, stage, config.limits, log)
     measures = run.result(stage)
     shutil.rmtree(out, ignore_errors=True)

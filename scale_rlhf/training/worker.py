@@ -20,11 +20,13 @@ from scale_rlhf.models import loading
 from scale_rlhf.models.forward import ScalarHead
 from scale_rlhf.orchestration.bad_numbers import BadNumbers
 from scale_rlhf.orchestration.checksums import Described
+from scale_rlhf.telemetry import logs
 from scale_rlhf.telemetry.spans import Span, Spans, recorded
 from scale_rlhf.training import batch as cutting
 from scale_rlhf.training import deepspeed_config, process_group, state
 
 Numbers = dict[str, float]
+_LOGGED = ("loss", "gradient_norm", "seconds")
 
 
 class TrainingWorker:
@@ -74,7 +76,9 @@ class TrainingWorker:
         loaded = time.perf_counter()
         self.engine = self._initialize(model if self.section.zero_stage == 3 else model.to(device()), settings)
         self.engine.train()  # dropout is off in the model itself; checkpointing works in this mode alone
-        return {"load": loaded - started, "deepspeed": time.perf_counter() - loaded}
+        seconds = {"load": loaded - started, "deepspeed": time.perf_counter() - loaded}
+        logs.LOGGER.info("trains %s: loaded in %.1f s, DeepSpeed in %.1f s", self.path, *seconds.values())
+        return seconds
 
     def load(self, dtype: str) -> nn.Module:
         """The model that is trained, in `dtype`."""
@@ -172,6 +176,7 @@ class TrainingWorker:
         "gradient_norm" before clipping, and the last "learning_rate".
         """
         started, sums, norms, steps = time.perf_counter(), {}, [], 0
+        logs.at_step(version + 1)
         self.losses: list[tuple[torch.Tensor, list[int]]] = []  # of every micro-batch, with its places
         ppo, seed = self.config.ppo, self.config.run.seed
         for epoch in range(ppo.epochs):
@@ -182,10 +187,12 @@ class TrainingWorker:
         totals = self._added(sums)
         if not np.isfinite([totals["loss"], *norms]).all():
             self._bad(samples, totals["loss"], norms)
-        return totals | {
+        numbers = {
             "loss": totals["loss"] / steps, "gradient_norm": float(np.mean(norms)), "learning_rate": learning_rate,
             "seconds": time.perf_counter() - started,
         }
+        logs.LOGGER.info("updated: loss %.4g, gradient norm %.3g, %.2f s", *(numbers[key] for key in _LOGGED))
+        return totals | numbers
 
     def _step(self, samples, places, loss, sums: dict) -> float:
         """One optimizer step on the samples at `places`. Returns the gradient norm before clipping."""

@@ -5,6 +5,7 @@ registers the engine under its name, beside vLLM's own nccl and ipc. An update h
 while decoding goes on (bytes arrive, checksums are verified), and the reload, for which decoding stops.
 """
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.platforms import current_platform
 
+from scale_rlhf.telemetry import logs
 from scale_rlhf.weights import copying
 from scale_rlhf.weights.choice import HOST
 from scale_rlhf.weights.heap import keep_freed_memory
@@ -87,6 +89,7 @@ class HostEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         if version != update_info.version:
             raise RuntimeError(f"weights: version {update_info.version} was asked for and version {version} was staged")
         self.model.load_weights(copying.tensors(memory, places))
+        logs.at_step(version + 1)
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -110,6 +113,8 @@ def refresh_output_heads(model: torch.nn.Module) -> None:
             head.quant_method.process_weights_after_loading(head)
 
 
+if logs.WHO in os.environ:  # in a run: this is a child of the engine's actor
+    logs.mark_lines()
 if current_platform.is_cpu():
     keep_freed_memory()
 if HOST not in WeightTransferEngineFactory._registry:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from scale_rlhf.cluster import names
 from scale_rlhf.cluster.actors import Process, end, identify
 from scale_rlhf.cluster.device import environment
 from scale_rlhf.config.schema import FrozenRole, LimitsSection
@@ -24,8 +25,10 @@ class FrozenFleet:
     replaced, and what it was asked is asked again: its results depend on nothing else.
     """
 
-    def __init__(self, role: str, work: Work, section: FrozenRole, limits: LimitsSection, budget: Budget | None = None):
-        """budget: of restarts; None: no replica is replaced."""
+    def __init__(self, role: str, work: Work, section: FrozenRole, limits: LimitsSection, budget: Budget | None = None,
+                 namespace: str | None = None):
+        """budget: of restarts; None: no replica is replaced. namespace: in which Ray finds processes by their names."""
+        self.namespace = namespace
         self.role, self.work, self.section, self.limits, self.budget = role, work, section, limits, budget
         self._replicas: list[list] = []  # actors, by replica and rank
         self._processes: list[list[Process]] = []
@@ -40,10 +43,11 @@ class FrozenFleet:
         Raises ConfigError where the model cannot be loaded, RunError when the deadline passes.
         """
         self._options = options or default_options(self.section)
-        self._replicas = [self._actors(group) for group in self._options]
+        self._replicas = [self._actors(place) for place in range(len(self._options))]
         self._load, self._processes = [0] * len(self._replicas), [[] for _ in self._replicas]
         self._replacing = [asyncio.Lock() for _ in self._replicas]
-        self.health = Health([self._name(place) for place in range(len(self._replicas))], time.monotonic, stale=False)
+        called = [names.replica(self.role, place) for place in range(len(self._replicas))]
+        self.health = Health(called, time.monotonic, stale=False)
         self.parameters = list(await asyncio.gather(*(self._ready(place) for place in range(len(self._replicas)))))
 
     async def compute(self, samples: Sequence[Sample], *, fixed: bool, group: int, what: str) -> list[Any]:
@@ -79,7 +83,7 @@ class FrozenFleet:
                 await asyncio.sleep(self.budget.spend(self._name(place), str(failure)))
                 self.health.tell(place, "restart")
                 end(replica, self._processes[place])
-                self._replicas[place] = replica = self._actors(self._options[place])
+                self._replicas[place] = replica = self._actors(place)
                 try:
                     await self._ready(place)
                 except RoleFailed as again:
@@ -94,7 +98,7 @@ class FrozenFleet:
 
     async def spans(self) -> dict[str, list[Span]]:
         """What each replica did since the last call, by lane of the timeline."""
-        return {f"{self.role}/{place}": spans for place, spans in (await self._each("take_spans")).items()}
+        return {names.replica(self.role, place): spans for place, spans in (await self._each("take_spans")).items()}
 
     def close(self) -> None:
         """End every process, at once; safe to call twice."""
@@ -110,21 +114,19 @@ class FrozenFleet:
         found = await asyncio.gather(*calls, return_exceptions=self.budget is not None)
         return {place: one for place, one in zip(serving, found, strict=True) if not isinstance(one, BaseException)}
 
-    def _actors(self, group: Sequence[dict]) -> list:
-        import ray
-
+    def _actors(self, place: int) -> list:
         from scale_rlhf.models.frozen.server import FrozenServer
         from scale_rlhf.models.frozen.worker import FrozenWorker
 
-        section, world = self.section, len(group)
-        common = (self.work, section.dtype)
-        rank_options = [{"max_concurrency": WAITING_CALLS, **options} for options in group]
-        server = ray.remote(FrozenServer).options(**rank_options[0]).remote(
-            *common, world, section.tokens_per_batch, section.max_wait_ms / 1000, self.limits.score_seconds,
-        )
-        worker = ray.remote(FrozenWorker)
-        workers = [worker.options(**rank_options[rank]).remote(*common, rank, world) for rank in range(1, world)]
-        return [server, *workers]
+        section, group = self.section, self._options[place]
+        world = len(group)
+
+        def start(kind: type, rank: int, *arguments: Any) -> Any:
+            return names.start(kind, names.replica(self.role, place, rank, world), self.work, section.dtype, *arguments,
+                               options={"max_concurrency": WAITING_CALLS, **group[rank]}, namespace=self.namespace)
+
+        server = start(FrozenServer, 0, world, section.tokens_per_batch, section.max_wait_ms / 1000, self.limits.score_seconds)
+        return [server, *(start(FrozenWorker, rank, rank, world) for rank in range(1, world))]
 
     async def _ready(self, place: int) -> list[int]:
         server, *others = replica = self._replicas[place]

@@ -12,6 +12,7 @@ from torch import nn
 from scale_rlhf.cluster.device import device
 from scale_rlhf.models.frozen.sharded import load_sharded
 from scale_rlhf.models.frozen.work import Work
+from scale_rlhf.telemetry import logs
 from scale_rlhf.training.process_group import meeting_place
 
 
@@ -38,7 +39,9 @@ class FrozenWorker:
     async def load(self, address: str, port: int) -> int:
         """Load the model; with several ranks, all at once, each its share. Returns the parameters that this process holds."""
         self.model = await self.in_thread(self._load, address, port)
-        return sum(held(parameter) for parameter in self.model.parameters())
+        parameters = sum(held(parameter) for parameter in self.model.parameters())
+        logs.LOGGER.info("holds %d parameters of %s", parameters, self.work)
+        return parameters
 
     async def forward(self, items: Sequence[Any] | None) -> list[Any]:
         """One forward. items: None for a filler, whose result is dropped."""

@@ -1,0 +1,78 @@
+"""Who is the bottleneck? Where a step's time goes, who waits for whom, how fast each role works."""
+
+from scale_rlhf.telemetry.catalogue.metric import Metric
+
+STOPPED_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+def _phase(phase: str, about: str, normal: str, cure: str) -> Metric:
+    return Metric(f"time/{phase}", "phase_seconds", about, normal, cure, fixed=(("phase", phase),))
+
+
+BOTTLENECK = (
+    Metric("idle/{role}", "idle_share", "Share of a step in which a role had nothing to do, mean over its processes.",
+           "Near 0 for one role: the bottleneck. At staleness 0 rollout and learners take turns.",
+           "High for all: raise overlap.max_staleness. High for one: give it less, or the bottleneck more."),
+    Metric("", "replica_idle_share", "The same of each process.", "Alike within a role.",
+           "One engine far below the others: it is slow, or gets the long samples.", labels=("role", "replica")),
+    _phase("step", "Seconds of a step.", "Constant but for the length of responses.", "Look at the phases for what grows."),
+    _phase("bubble", "Seconds that a step took beyond the busy time of its slowest role.", "Near 0 with overlap.",
+           "Large: roles wait for each other; see docs/overlap.md."),
+    _phase("wait_batch", "The learner waited for its batch.", "Most of a step at staleness 0; near 0 with overlap.",
+           "With overlap: rollout or scoring is the bottleneck."),
+    _phase("generate", "From the first sample admitted to the last one generated.", "May exceed the step with overlap.",
+           "Grows: responses get longer, or an engine is lost."),
+    _phase("score_wait", "Wait for scores after the last sample was generated.", "A fraction of a second.",
+           "Seconds: reward or reference is the bottleneck; raise their replicas."),
+    _phase("score", "The reward was busy.", "Less than the step.", "As long as the step: raise reward.replicas."),
+    _phase("reference", "The reference was busy.", "Less than the step.", "As long as the step: raise reference.replicas."),
+    _phase("proximal", "The learner recomputed log-probabilities (overlap.anchor: proximal).", "A third of an epoch.", "–"),
+    _phase("value_prepare", "Values and advantages of the batch.", "A fraction of update_value.", "Raise value.workers."),
+    _phase("update_policy", "Update of the policy.", "Grows with the batch.", "The longest of all: raise policy.workers."),
+    _phase("update_value", "Update of the value model, at the same time.", "About that of the policy.", "Raise value.workers."),
+    _phase("publish", "The policy handed its weights over.", "A second for gigabytes on one host.",
+           "Grows: see weights_stage_seconds and docs/architecture.md, weights."),
+    _phase("load", "All engines took the version.", "Little more than publish.", "See weights_stage_seconds."),
+    _phase("checkpoint", "The loop waited for the ranks to copy their state.", "A second; now and then.",
+           "Long: the checkpoint before was not on the disk yet."),
+    Metric("tokens/per_second", "trained_tokens_per_second", "Response tokens trained on, a second of the run.", "Constant.",
+           "Falls: see the phases."),
+    Metric("tokens/step", "step_tokens", "Response tokens of a step.", "The batch times response_tokens.", "–"),
+    Metric("{role}/tokens_per_second", "tokens_per_second", "Tokens a second of a role while it worked.", "Constant.",
+           "Falls for engines: fewer samples at once (rollout_running), longer ones, or a busy machine."),
+    Metric("{role}/tokens", "tokens", "Tokens that a role has processed.", "–", "–", kind="counter"),
+    Metric("value/update_tokens", "tokens", "Tokens that the value model was updated on.", "–", "–", kind="counter",
+           fixed=(("role", "value"),)),
+    Metric("{role}/samples", "samples", "Samples that a role has scored.", "–", "–", kind="counter"),
+    Metric("{role}/busy_seconds", "busy_seconds", "Seconds in which a role worked, summed over its processes.",
+           "Its rate over the number of processes is 1 less the idle share.", "–", kind="counter"),
+    Metric("policy/seconds", "update_seconds", "Seconds of the policy's update in its process.", "Near phase update_policy.",
+           "Far below it: the controller or the network is slow.", fixed=(("role", "policy"),)),
+    Metric("value/update_seconds", "update_seconds", "The same of the value model.", "Near phase update_value.", "As above.",
+           fixed=(("role", "value"),)),
+    Metric("value/seconds", "prepare_seconds", "Values and advantages, in the value model's process.",
+           "Near phase value_prepare.", "As above."),
+    Metric("rollout/running", "rollout_running", "Samples that engines decode at this moment, at the end of a step.",
+           "0 at staleness 0; else near engines × rollout.max_concurrent.", "Few: raise ppo.prompts_per_step or max_staleness."),
+    Metric("rollout/waiting", "rollout_waiting", "Samples that wait for a place in an engine.", "0.",
+           "Many: raise rollout.max_concurrent or rollout.engines."),
+    Metric("queue/in_flight", "queue_in_flight", "Samples admitted and not trained yet.", "Up to (staleness + 1) batches.",
+           "Full while the buffer is empty: rollout or scoring is late."),
+    Metric("queue/buffer", "queue_buffer", "Scored samples that wait for the learner.", "Below a batch at staleness 0.",
+           "Full: the learner is the bottleneck."),
+    Metric("{role}/latency_mean_seconds", "latency_mean_seconds", "Mean time of a request to reward or reference.",
+           "A few forwards.", "Grows with the queue: raise replicas."),
+    Metric("{role}/latency_max_seconds", "latency_max_seconds", "The longest of the same.", "Some times the mean.",
+           "Near limits.score_seconds: raise replicas."),
+    Metric("{role}/batch_fill", "batch_fill", "Filled share of the token budget of reward or reference.", "Above 0.5.",
+           "Low: lower tokens_per_batch, or raise max_wait_ms or overlap.score_group."),
+    Metric("{role}/queue_max_samples", "queue_max_samples", "Most samples that waited at reward or reference at once.",
+           "Below a batch.", "A batch: it is the bottleneck; raise replicas."),
+    Metric("weights/stage_seconds", "weights_stage_seconds", "Longest time in which an engine fetched and checked a version, "
+           "decoding on.", "Bytes over 1 GB/s within a host.", "Grows: network or memory; see rollout.weight_transfer."),
+    Metric("weights/stopped_seconds", "weights_stopped_seconds", "Longest time in which an engine decoded nothing for a version.",
+           "Tens of milliseconds for small models.", "Seconds: set overlap.update_wave.", kind="histogram",
+           bounds=STOPPED_SECONDS),
+    Metric("weights/load_seconds", "weights_load_seconds", "From a version's announcement until every engine has it.",
+           "Little above the stage and stopped seconds.", "Far above: engines wait for their turn (overlap.update_wave)."),
+)

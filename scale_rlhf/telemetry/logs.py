@@ -1,0 +1,68 @@
+"""Log lines of every process say whose they are: `[quickstart policy/3 step 12]` stands before the message, whoever logs.
+
+The mark is put on by the record itself, so that lines of vLLM, DeepSpeed and transformers carry it too, with whatever handlers
+and formats they bring. Ours go to standard error, which Ray keeps as the actor's log, or to a file.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from scale_rlhf.redaction import without_secrets
+
+RUN, WHO = "SCALE_RLHF_RUN", "SCALE_RLHF_WHO"  # environment: processes that a process starts belong to the same
+LOGGER = logging.getLogger("scale_rlhf")
+CONTROLLER = "controller"
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _Where:
+    step: int | None = None  # that this process works on: it makes version `step` of the policy
+
+
+def begin(who: str, file: Path | None = None) -> None:
+    """This process is `who`, such as "policy/3", of the run that the environment names. file: where our lines go."""
+    os.environ[WHO] = who
+    mark_lines()
+    handler = logging.StreamHandler() if file is None else _File(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+
+
+def end() -> None:
+    """This process belongs to no run any more."""
+    for handler in LOGGER.handlers[:]:
+        LOGGER.removeHandler(handler)
+        handler.close()
+    logging.setLogRecordFactory(logging.LogRecord)
+    os.environ.pop(WHO, None)
+    _Where.step = None
+
+
+def mark_lines() -> None:
+    """Mark what this process logs from now on; enough for a child of a process that has begun."""
+    logging.setLogRecordFactory(_Record)
+
+
+def at_step(step: int) -> None:
+    """What is logged from now on belongs to that step."""
+    _Where.step = step
+
+
+def mark() -> str:
+    """run, role with rank, step; a dash for what is not known."""
+    return f"{os.environ.get(RUN, '-')} {os.environ.get(WHO, '-')} step {'-' if _Where.step is None else _Where.step}"
+
+
+class _Record(logging.LogRecord):
+    def getMessage(self) -> str:  # noqa: N802 - logging's name
+        return f"[{mark()}] {without_secrets(super().getMessage())}"
+
+
+class _File(logging.FileHandler):
+    """A disk that is full is told of where a run's data is written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        pass
