@@ -15,7 +15,7 @@ _PAUSE = 1.0  # seconds between two looks
 
 
 def wait_for_nodes(count: int, seconds: float) -> list[str]:
-    """The addresses of the nodes of the cluster at RAY_ADDRESS, once there are `count`. Raises RunError after `seconds`."""
+    """The nodes of the cluster at RAY_ADDRESS, once there are `count`: address and role. Raises RunError after `seconds`."""
     until = time.monotonic() + seconds
     _join(until)
     while len(there := _alive()) < count:
@@ -43,11 +43,12 @@ def _join(until: float) -> None:
 def _alive() -> list[str]:
     import ray
 
-    return sorted(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
+    alive = [(node["NodeManagerAddress"], node["Labels"].get("role")) for node in ray.nodes() if node["Alive"]]
+    return sorted(f"{address} ({role})" if role else address for address, role in alive)
 
 
 if __name__ == "__main__":
     try:
-        print("Ray's nodes:", *wait_for_nodes(int(sys.argv[1]), float(sys.argv[2])), flush=True)
+        print("Ray's nodes:", ", ".join(wait_for_nodes(int(sys.argv[1]), float(sys.argv[2]))), flush=True)
     except RunError as error:
         sys.exit(f"scale-rlhf: {error}")
