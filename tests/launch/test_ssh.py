@@ -45,10 +45,10 @@ def home(tmp_path_factory, machines) -> Path:
 class Script:
     """run.sh, called on the first host."""
 
-    def __init__(self, machines: hosts.Hosts, home: Path, name: str):
+    def __init__(self, machines: hosts.Hosts, home: Path, name: str, **more: str):
         self.machines, self.run, self.log = machines, home / name, home / f"{name}.log"
-        environment = os.environ | lab.environment(home) | {"SSH_CONFIG": str(home / "ssh_config")}
-        command = ["launch/ssh/run.sh", home / "hosts", home / "lab.yaml", f"run.folder={home}", f"run.name={name}"]
+        environment = os.environ | lab.environment(home) | {"SSH_CONFIG": str(home / "ssh_config")} | more
+        command = ["launch/ssh/run.sh", home / more.get("HOSTS", "hosts"), home / "lab.yaml", f"run.folder={home}", f"run.name={name}"]
         self.process = machines.start("node1", *command, log=self.log, environment=environment, cwd=lab.ROOT)
 
     def until(self, done, seconds: float) -> None:
@@ -65,6 +65,15 @@ def test_a_run_over_two_machines(machines, home):
     assert script.process.returncode == 0, said[-5000:]
     assert "Ray's nodes: 10.77.0.1 (training), 10.77.0.2 (rollout)\n" in said
     assert ledger.account(script.run / "ppo", lab.SAMPLES)["trained"] == lab.SAMPLES
+    assert lab.of_ray(machines) == []
+
+
+def test_a_machine_that_does_not_come_is_missed(machines, home):
+    (home / "one more").write_text((home / "hosts").read_text() + "10.77.0.9\n")
+    script = Script(machines, home, "missed", HOSTS="one more", READY_SECONDS="40")
+    script.until(lambda: script.process.poll() is not None, 150)
+    assert "2 of 3 nodes have joined within 40 s: 10.77.0.1 (training), 10.77.0.2 (rollout)" in script.log.read_text()
+    assert script.process.returncode != 0 and not script.run.exists()
     assert lab.of_ray(machines) == []
 
 
