@@ -42,8 +42,8 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Laid over the file.", show_default=False),
 ]
 RunDir = Annotated[Path, typer.Argument(help="Folder of the run, such as runs/quickstart.", show_default=False)]
-
-
+GoOn = Annotated[bool, typer.Option("--go-on", help="Go on with the newest run of that name where it is not done, unasked; "
+                                                   "else begin. For jobs that are started again.")]
 Force = Annotated[bool, typer.Option("--force", help="Also with changes that make it another run: model, data, seed.")]
 
 
@@ -63,16 +63,20 @@ def _options(
 
 
 @app.command()
-def run(config: Config, overrides: Overrides = None) -> None:
+def run(config: Config, overrides: Overrides = None, go_on: GoOn = False) -> None:
     """Run all stages of a configuration in a new run folder."""
     from scale_rlhf.config.load import load_config
 
     loaded = load_config(config, overrides or ())
-    if left := _unfinished(loaded):
-        return resume(left)
+    left = _unfinished(loaded, go_on)
     from scale_rlhf.stages import runner
 
-    runner.run(loaded)
+    if left is None:
+        runner.run(loaded)
+    elif go_on:
+        runner.go_on(left, loaded)
+    else:
+        runner.resume(left)
 
 
 @app.command()
@@ -139,13 +143,15 @@ def _show_sizes(config) -> None:
         pass  # among the mistakes that are told
 
 
-def _unfinished(config) -> Path | None:
-    """The run of that name that is not done, if whoever sits here wants to go on with it; a script gets a new run."""
+def _unfinished(config, go_on: bool) -> Path | None:
+    """The run of that name that is not done, if it is wanted: by --go-on, or by whoever sits here. A script gets a new run."""
     from scale_rlhf.orchestration.run_folder import unfinished
 
     left = unfinished(Path(config.run.folder), config.run.name)
     if left is None:
         return None
+    if go_on:
+        return left.path
     typer.echo(f"{left.path} is not done: {', '.join(left.stages_left())}. scale-rlhf resume {left.path} goes on with it")
     return left.path if sys.stdin.isatty() and typer.confirm("Go on with it, instead of beginning a new run?") else None
 
