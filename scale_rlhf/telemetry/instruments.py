@@ -46,12 +46,17 @@ def _instrument(name: str) -> Any:
     from ray.util import metrics
 
     metric = catalogue.BY_NAME[name]
-    common = {"name": PREFIX + name, "description": metric.about, "tag_keys": ("run", *metric.label_names)}
+    common = {"name": PREFIX + name, "description": _ascii(metric.about), "tag_keys": ("run", *metric.label_names)}
     if metric.kind == "histogram":
         return metrics.Histogram(**common, boundaries=list(metric.bounds))
     return {"gauge": metrics.Gauge, "counter": metrics.Counter}[metric.kind](**common)
 
 
+def _ascii(text: str) -> str:
+    """Ray takes no other letters."""
+    return text.replace("π", "pi").encode("ascii", "replace").decode()
+
+
 def _connected() -> bool:
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
+    # Not imported for its own sake; and another thread may be in the middle of importing it.
+    return getattr(sys.modules.get("ray"), "is_initialized", bool)()
