@@ -60,10 +60,11 @@ def shown(cure: Cure) -> str:
 
 def _cures(config: RunConfig, stages: Sequence[str], problem: Problem, known: Models) -> Iterator[Cure]:
     """With the GPUs that are planned for; where those do not suffice, with more nodes; at last with larger GPUs."""
-    before = len(plan(config, stages, known).problems)
+    stage = [problem.stage]  # no other is changed for the worse: they share but the cluster's size
+    before = len(plan(config, stage, known).problems)
 
     def works(cure: Cure) -> bool:
-        left = plan(applied(config, cure), stages, known).problems
+        left = plan(applied(config, cure), stage, known).problems
         return len(left) < before and not any(set(one.roles) & set(problem.roles) for one in left)
 
     def with_nodes(cure: Cure) -> Cure:
@@ -165,10 +166,12 @@ def _free(config: RunConfig, stages: Sequence[str], known: Models) -> int:
 
 
 def _nodes(config: RunConfig, stages: Sequence[str], known: Models) -> Cure:
-    """As many nodes as the GPUs that are asked for; nothing where there are enough."""
+    """As many nodes as the GPUs that are asked for, which are no longer this machine alone; nothing where there are enough."""
     asked = max(stage.gpus for stage in plan(config, stages, known).stages)
     nodes = ceil(asked / config.cluster.gpus_per_node - 1e-6)
-    return {"cluster.nodes": nodes} if nodes > config.cluster.nodes else {}
+    if nodes <= config.cluster.nodes:
+        return {}
+    return {"cluster.nodes": nodes} | ({} if config.cluster.address else {"cluster.address": "auto"})
 
 
 def _larger(config: RunConfig, works: Callable[[Cure], bool]) -> Cure | None:
