@@ -26,10 +26,11 @@ Cure = dict[str, object]  # values by key
 
 @dataclass(frozen=True)
 class Cured:
-    """cures: the mildest first; empty where nothing short of other GPUs helps."""
+    """cures: the mildest first; empty where nothing that was tried helps. before: the cure of a problem before this one does."""
 
     problem: Problem
     cures: list[Cure]
+    before: bool = False
 
 
 def cured(config: RunConfig, found: Plan) -> list[Cured]:
@@ -37,7 +38,8 @@ def cured(config: RunConfig, found: Plan) -> list[Cured]:
     stages, told = [stage.stage for stage in found.stages], []
     for problem in found.problems:
         if problem.text not in [left.text for left in plan(config, stages, found.models).problems]:
-            continue  # an earlier cure has mended it too
+            told.append(Cured(problem, [], before=True))
+            continue
         cures = list(_cures(config, stages, problem, found.models))[:_TOLD]
         told.append(Cured(problem, cures))
         config = applied(config, cures[0]) if cures else config
@@ -70,7 +72,7 @@ def _cures(config: RunConfig, stages: Sequence[str], problem: Problem, known: Mo
     def with_nodes(cure: Cure) -> Cure:
         return cure | _nodes(applied(config, cure), stages, known)
 
-    found = list(_search(_knobs(config, problem, known, _free(config, stages, known)), works)) if problem.roles else []
+    found = list(_search(_knobs(config, problem, known, _free(config, stage, known)), works)) if problem.roles else []
     if not found and config.cluster.gpus_per_node:
         more = _knobs(config, problem, known, _MOST_WORKERS) if problem.roles else {}
         found = [with_nodes(cure) for cure in _search(more, lambda cure: works(with_nodes(cure)))]
@@ -157,11 +159,11 @@ def _more(value: int, most: int) -> list[int]:
     return sorted(step for step in steps if value < step <= most)
 
 
-def _free(config: RunConfig, stages: Sequence[str], known: Models) -> int:
-    """GPUs that are planned for and that no role asks for, in the stage that asks for most."""
+def _free(config: RunConfig, stage: Sequence[str], known: Models) -> int:
+    """GPUs that are planned for and that no role of the stage asks for."""
     if config.cluster.gpus_per_node is None:
         return _MOST_WORKERS
-    asked = max((stage.gpus for stage in plan(config, stages, known).stages), default=0)
+    asked = sum(one.gpus for one in plan(config, stage, known).stages)
     return max(0, int(config.cluster.nodes * config.cluster.gpus_per_node - asked))
 
 
