@@ -26,10 +26,11 @@ Cure = dict[str, object]  # values by key
 
 @dataclass(frozen=True)
 class Cured:
-    """cures: the mildest first; empty where nothing short of other GPUs helps."""
+    """cures: the mildest first; empty where nothing that was tried helps. before: the cure of a problem before this one does."""
 
     problem: Problem
     cures: list[Cure]
+    before: bool = False
 
 
 def cured(config: RunConfig, found: Plan) -> list[Cured]:
@@ -37,7 +38,8 @@ def cured(config: RunConfig, found: Plan) -> list[Cured]:
     stages, told = [stage.stage for stage in found.stages], []
     for problem in found.problems:
         if problem.text not in [left.text for left in plan(config, stages, found.models).problems]:
-            continue  # an earlier cure has mended it too
+            told.append(Cured(problem, [], before=True))
+            continue
         cures = list(_cures(config, stages, problem, found.models))[:_TOLD]
         told.append(Cured(problem, cures))
         config = applied(config, cures[0]) if cures else config
@@ -60,16 +62,17 @@ def shown(cure: Cure) -> str:
 
 def _cures(config: RunConfig, stages: Sequence[str], problem: Problem, known: Models) -> Iterator[Cure]:
     """With the GPUs that are planned for; where those do not suffice, with more nodes; at last with larger GPUs."""
-    before = len(plan(config, stages, known).problems)
+    stage = [problem.stage]  # no other is changed for the worse: they share but the cluster's size
+    before = len(plan(config, stage, known).problems)
 
     def works(cure: Cure) -> bool:
-        left = plan(applied(config, cure), stages, known).problems
+        left = plan(applied(config, cure), stage, known).problems
         return len(left) < before and not any(set(one.roles) & set(problem.roles) for one in left)
 
     def with_nodes(cure: Cure) -> Cure:
         return cure | _nodes(applied(config, cure), stages, known)
 
-    found = list(_search(_knobs(config, problem, known, _free(config, stages, known)), works)) if problem.roles else []
+    found = list(_search(_knobs(config, problem, known, _free(config, stage, known)), works)) if problem.roles else []
     if not found and config.cluster.gpus_per_node:
         more = _knobs(config, problem, known, _MOST_WORKERS) if problem.roles else {}
         found = [with_nodes(cure) for cure in _search(more, lambda cure: works(with_nodes(cure)))]
@@ -156,19 +159,21 @@ def _more(value: int, most: int) -> list[int]:
     return sorted(step for step in steps if value < step <= most)
 
 
-def _free(config: RunConfig, stages: Sequence[str], known: Models) -> int:
-    """GPUs that are planned for and that no role asks for, in the stage that asks for most."""
+def _free(config: RunConfig, stage: Sequence[str], known: Models) -> int:
+    """GPUs that are planned for and that no role of the stage asks for."""
     if config.cluster.gpus_per_node is None:
         return _MOST_WORKERS
-    asked = max((stage.gpus for stage in plan(config, stages, known).stages), default=0)
+    asked = sum(one.gpus for one in plan(config, stage, known).stages)
     return max(0, int(config.cluster.nodes * config.cluster.gpus_per_node - asked))
 
 
 def _nodes(config: RunConfig, stages: Sequence[str], known: Models) -> Cure:
-    """As many nodes as the GPUs that are asked for; nothing where there are enough."""
+    """As many nodes as the GPUs that are asked for, which are no longer this machine alone; nothing where there are enough."""
     asked = max(stage.gpus for stage in plan(config, stages, known).stages)
     nodes = ceil(asked / config.cluster.gpus_per_node - 1e-6)
-    return {"cluster.nodes": nodes} if nodes > config.cluster.nodes else {}
+    if nodes <= config.cluster.nodes:
+        return {}
+    return {"cluster.nodes": nodes} | ({} if config.cluster.address else {"cluster.address": "auto"})
 
 
 def _larger(config: RunConfig, works: Callable[[Cure], bool]) -> Cure | None:

@@ -27,8 +27,8 @@ def table(config: RunConfig, plan: Plan) -> list[str]:
 def mistakes(config: RunConfig, plan: Plan) -> Iterator[str]:
     """A message for each thing that does not fit, with what would make it fit."""
     for one in cured(config, plan):
-        cures = "; or with ".join(map(shown, one.cures))
-        yield f"{one.problem.text}. {f'It fits with {cures}' if cures else 'Nothing that was tried makes it fit'}"
+        cures = "It fits with " + "; or with ".join(map(shown, one.cures)) if one.cures else "Nothing that was tried makes it fit"
+        yield f"{one.problem.text}. {'The first cure of what is told above makes it fit' if one.before else cures}"
 
 
 def _stage(stage: StagePlan) -> list[str]:

@@ -61,7 +61,8 @@ def states(section: Optimisation, workers: int, tensors: Sequence[Tensor]) -> St
     if stage == 1 and size == 2:
         gradients += size * whole  # bfloat16 ones of a backward, before they are added to those in float32
     if section.offload_optimizer:
-        return States(size * whole, gradients, 0, (_MASTER + 4 + _MOMENTS + size) * part)
+        host = (_MASTER + 4 + _MOMENTS + size) * part + size * largest(tensors)  # float32 gradients, new weights, one on its way
+        return States(size * whole, gradients, 0, host)
     return States(size * whole, gradients, (_MASTER + _MOMENTS) * part)
 
 
