@@ -20,6 +20,7 @@ from scale_rlhf.cluster.ray_cluster import nodes
 from scale_rlhf.config.resources import Ask, asks
 from scale_rlhf.config.schema import Placed, RunConfig
 from scale_rlhf.errors import RunError
+from scale_rlhf.orchestration.deadlines import RoleFailed
 
 _POLL = 0.25  # seconds between looks whether Ray has placed something
 
@@ -52,9 +53,7 @@ class Placement:
 
     def granted(self, role: str, number: int) -> bool:
         """Whether there is a node for that process at this moment."""
-        from ray.util import placement_group_table
-
-        return placement_group_table(self.where[role][number][0])["state"] == "CREATED"
+        return _granted(*self.where[role][number])
 
     def count(self, role: str) -> int:
         """For how many of its processes there is a node."""
@@ -92,11 +91,29 @@ class Placement:
                 for role, places in self.where.items()}
 
 
-def reserve(config: RunConfig) -> Placement:
-    """Ask Ray for every process's CPUs and GPUs. Raises RunError, at once, where the cluster can never have them."""
-    asked = asks(config, "ppo")
-    if mistakes := list(misfits(asked, nodes())):
-        raise RunError("the roles cannot be placed:\n" + "\n".join(mistakes))
+async def until_granted(options: Sequence[dict[str, Any]], seconds: float, who: str) -> None:
+    """Until there are nodes for processes that take the place of others: theirs may have died with them. RoleFailed past
+    `seconds`. options: Ray's, of each; those that nobody has placed are not waited for.
+    """
+    places = [(one["scheduling_strategy"].placement_group, one["scheduling_strategy"].placement_group_bundle_index)
+              for one in options if "scheduling_strategy" in one]
+    until = time.monotonic() + seconds
+    while not await asyncio.to_thread(lambda: all(_granted(*place) for place in places)):
+        if time.monotonic() > until:
+            raise RoleFailed(f"{who}: its node is gone, and for {seconds:g} s (limits.start_seconds) no other had room for it")
+        await asyncio.sleep(_POLL)
+
+
+def reserve(config: RunConfig, seconds: float = 0.0) -> Placement:
+    """Ask Ray for every process's CPUs and GPUs. Raises RunError where the cluster can never have them.
+
+    seconds: to wait for nodes that may come back first, where a run begins again because it has lost some.
+    """
+    asked, until = asks(config, "ppo"), time.monotonic() + seconds
+    while mistakes := list(misfits(asked, nodes())):
+        if time.monotonic() > until:
+            raise RunError("the roles cannot be placed:\n" + "\n".join(mistakes))
+        time.sleep(_POLL)
     placement = Placement(asked)
     elastic = config.rollout.elastic
     together = [ask for ask in asked if ask.placement == "pack" and not (ask.role == "rollout" and elastic)]
@@ -122,6 +139,14 @@ async def wait(placement: Placement, config: RunConfig) -> None:
         if time.monotonic() > until:
             raise RunError(_late(placement, waiting, seconds))
         await asyncio.sleep(_POLL)
+
+
+def _granted(group: Any, bundle: int) -> bool:
+    import ray
+    from ray.util import placement_group_table
+
+    node = placement_group_table(group)["bundles_to_node_id"].get(bundle)
+    return node in {one["NodeID"] for one in ray.nodes() if one["Alive"]}
 
 
 def _group(placement: Placement, roles: Sequence[Ask], strategy: str, count: int | None = None) -> None:

@@ -44,11 +44,14 @@ class Roles:
         self.ready = False  # all of them
         self._started: list = []
 
-    async def start(self, probe: Sequence[Sample] = ()) -> None:
-        """Place every process, start all roles at once. probe: samples that the reward scores, so that a broken one fails now."""
+    async def start(self, probe: Sequence[Sample] = (), again: bool = False) -> None:
+        """Place every process, start all roles at once. probe: samples that the reward scores, so that a broken one fails now.
+
+        again: they ran before, and nodes that are missing may come back.
+        """
         config, models = self.config, self.models
         remove_published_by_the_dead(config.run.name)
-        self.placement = placed = await asyncio.to_thread(reserve, config)
+        self.placement = placed = await asyncio.to_thread(reserve, config, config.limits.start_seconds if again else 0.0)
         if config.cluster.address:
             self.show(placed.table("what each role asks for"))
         await wait(placed, config)

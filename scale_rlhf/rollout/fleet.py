@@ -14,6 +14,7 @@ import numpy as np
 
 from scale_rlhf.cluster import names
 from scale_rlhf.cluster.actors import Process, end, identify
+from scale_rlhf.cluster.placement import until_granted
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError, UserError
 from scale_rlhf.experience.sample import Prompt, Sample
@@ -275,6 +276,7 @@ class RolloutFleet:
         """Start an engine, and have it serve once it has the newest weights. Raises RoleFailed."""
         self.health.tell(place, "restart")
         try:
+            await until_granted([self.options[place]], self.config.limits.start_seconds, self._name(place))
             self.engines[place] = self._actor(place)
             await self._call(place, "start", seconds=self.config.limits.start_seconds, what="start")
             await self._identify(place)

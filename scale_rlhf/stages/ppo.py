@@ -95,7 +95,7 @@ class Training:
         roles = Roles(self.config, self.models, self.end_token_ids, self.budget, self.record.tell)
         self.watch.follow(roles)
         try:
-            await roles.start(probe=empty_answers(self.token_ids, self.rows, self.end_token_ids))
+            await roles.start(probe=empty_answers(self.token_ids, self.rows, self.end_token_ids), again=self.ran)
             self.ran = True
             loop = await self._loop(roles)
             self.watch.follow(roles, loop)
