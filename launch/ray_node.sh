@@ -11,7 +11,8 @@ export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0   # told to end, it ends: roles n
 export RAY_task_events_max_num_task_in_gcs=2000  # for the dashboard; by default half a gigabyte of the head
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0      # a process without GPUs sees what the node shows it
 
-# /tmp/ray belongs to whoever was first on a machine with several users.
+# /tmp/ray belongs to whoever was first on a machine with several users. What Ray says on stdout is advice to a person.
+exec >/dev/null
 if [[ $part == head ]]; then
     exec ray start --head --node-ip-address="${RAY_ADDRESS%:*}" --port="${RAY_ADDRESS##*:}" --temp-dir="/tmp/ray-$UID" "${options[@]}"
 fi

@@ -43,7 +43,8 @@ class Hosts:
 
     def on(self, name: str, *command: object) -> list[str]:
         """The command line that has `command` run on a host."""
-        inside = ["unshare", "--uts", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && hostname "$1" && shift && exec "$@"']
+        there = 'mount --bind "$0" /etc/hosts && hostname "$1" && shift && exec "$@"'
+        inside = ["unshare", "--uts", "--mount", "sh", "-c", there]
         space = f"--net=/run/netns/{self._space(name)}"  # `ip netns exec` would hide the control groups too
         return ["nsenter", space, *inside, self._names.name, name, *map(str, command)]
 

@@ -24,8 +24,8 @@ def make_lab(home: Path) -> Path:
 
 def environment(home: Path) -> dict[str, str]:
     """What a launcher and the run find: this source, and a token of their own."""
-    found = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "RAY_AUTH_TOKEN_PATH": str(home / "token")}
-    return found | {"PATH": os.environ["PATH"]}
+    found = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PATH": os.environ["PATH"]}
+    return found | {"RAY_AUTH_TOKEN_PATH": str(home / "token")}
 
 
 def steps(run: Path) -> list[int]:

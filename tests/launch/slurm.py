@@ -44,12 +44,16 @@ def installed() -> bool:
 
 
 class Slurm:
-    """cpus: of each host. environment: of jobs, besides that of this process. The GPUs that Slurm says nodes have are empty files."""
+    """cpus: of each host. environment: of jobs, besides that of this process.
+
+    The GPUs that Slurm says nodes have are empty files.
+    """
 
     def __init__(self, folder: Path, cpus: list[int], **environment: str):
         self.folder, self.hosts = folder, Hosts(len(cpus))
         self.first, address = next(iter(self.hosts.addresses.items()))
-        self.environment = environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{environ['PATH']}:/usr/sbin"} | environment
+        more = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{environ['PATH']}:/usr/sbin"}
+        self.environment = environ | environment | more
         self._daemons = []
         (folder / "state").mkdir()
         nodes = [NODE.format(name=name, address=at, cpus=count)

@@ -36,7 +36,8 @@ def home(tmp_path_factory, machines) -> Path:
     variables = " ".join(f'{name}="{value}"' for name, value in lab.environment(home).items() if name != "RAY_AUTH_TOKEN_PATH")
     (home / "sshd_config").write_text(f"HostKey {home}/host\nAuthorizedKeysFile {home}/user.pub\nStrictModes no\nUsePAM no\n"
                                       f"PidFile none\nListenAddress 10.77.0.2\nSetEnv {variables}\n")
-    (home / "ssh_config").write_text(f"IdentityFile {home}/user\nUserKnownHostsFile {home}/known\nStrictHostKeyChecking accept-new\n")
+    (home / "ssh_config").write_text(f"IdentityFile {home}/user\nUserKnownHostsFile {home}/known\n"
+                                     "StrictHostKeyChecking accept-new\n")
     Path("/run/sshd").mkdir(exist_ok=True)
     machines.start("node2", "/usr/sbin/sshd", "-D", "-f", home / "sshd_config", log=home / "sshd.log")
     return home
@@ -45,10 +46,11 @@ def home(tmp_path_factory, machines) -> Path:
 class Script:
     """run.sh, called on the first host."""
 
-    def __init__(self, machines: hosts.Hosts, home: Path, name: str, **more: str):
-        self.machines, self.run, self.log = machines, home / name, home / f"{name}.log"
+    def __init__(self, machines: hosts.Hosts, home: Path, name: str, machines_file: str = "hosts", **more: str):
+        self.run, self.log = home / name, home / f"{name}.log"
         environment = os.environ | lab.environment(home) | {"SSH_CONFIG": str(home / "ssh_config")} | more
-        command = ["launch/ssh/run.sh", home / more.get("HOSTS", "hosts"), home / "lab.yaml", f"run.folder={home}", f"run.name={name}"]
+        settings = [home / "lab.yaml", f"run.folder={home}", f"run.name={name}"]
+        command = ["launch/ssh/run.sh", home / machines_file, *settings]
         self.process = machines.start("node1", *command, log=self.log, environment=environment, cwd=lab.ROOT)
 
     def until(self, done, seconds: float) -> None:
@@ -70,7 +72,7 @@ def test_a_run_over_two_machines(machines, home):
 
 def test_a_machine_that_does_not_come_is_missed(machines, home):
     (home / "one more").write_text((home / "hosts").read_text() + "10.77.0.9\n")
-    script = Script(machines, home, "missed", HOSTS="one more", READY_SECONDS="40")
+    script = Script(machines, home, "missed", "one more", READY_SECONDS="40")
     script.until(lambda: script.process.poll() is not None, 150)
     assert "2 of 3 nodes have joined within 40 s: 10.77.0.1 (training), 10.77.0.2 (rollout)" in script.log.read_text()
     assert script.process.returncode != 0 and not script.run.exists()
