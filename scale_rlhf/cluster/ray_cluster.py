@@ -42,7 +42,7 @@ def session(
         yield None
         return
     try:
-        address = _start(config, shown or {})
+        address = _start(config, shown)
         _check_size(config, stages)
         yield address
     finally:
@@ -60,7 +60,7 @@ def import_ray_quietly(config: RunConfig) -> None:
     import ray  # noqa: F401
 
 
-def _start(config: RunConfig, shown: Mapping[str, str]) -> str | None:
+def _start(config: RunConfig, shown: Mapping[str, str] | None = None) -> str | None:
     import ray
     from ray.job_config import JobConfig
 
@@ -72,7 +72,7 @@ def _start(config: RunConfig, shown: Mapping[str, str]) -> str | None:
     cluster = config.cluster
     cpus, gpus = local_cluster(config)
     common = {
-        "job_config": JobConfig(metadata=dict(shown)),
+        "job_config": JobConfig(metadata=dict(shown or {})),
         "logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False,
         "runtime_env": {"env_vars": environment(threads=1, gpus=gpus if cluster.address is None else 1)},
     }
