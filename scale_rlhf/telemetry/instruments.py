@@ -46,12 +46,17 @@ def _instrument(name: str) -> Any:
     from ray.util import metrics
 
     metric = catalogue.BY_NAME[name]
-    common = {"name": PREFIX + name, "description": metric.about, "tag_keys": ("run", *metric.label_names)}
+    common = {"name": PREFIX + name, "description": in_ascii(metric.about), "tag_keys": ("run", *metric.label_names)}
     if metric.kind == "histogram":
         return metrics.Histogram(**common, boundaries=list(metric.bounds))
     return {"gauge": metrics.Gauge, "counter": metrics.Counter}[metric.kind](**common)
 
 
 def _connected() -> bool:
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
+    initialized = getattr(sys.modules.get("ray"), "is_initialized", None)  # another thread may be importing it
+    return initialized is not None and initialized()
+
+
+def in_ascii(text: str) -> str:
+    """Ray's descriptions take no other characters."""
+    return text.replace("π", "pi").replace("β", "beta").encode("ascii", "replace").decode()

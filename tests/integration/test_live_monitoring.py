@@ -183,6 +183,9 @@ def test_the_dashboard_shows_actors_by_name_and_the_run(watched):
         window.screenshot(shots / "ray-jobs.png")
         jobs = httpx.get(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}, trust_env=False).json()
         assert [job["metadata"]["run"] for job in jobs if job.get("metadata")] == ["watched"]
+        calls = httpx.get(f"{address}/api/v0/tasks?detail=1&limit=1000", headers={"Authorization": f"Bearer {token}"},
+                          trust_env=False).json()["data"]["result"]["result"]
+        assert {"policy/0.update", "value/0.prepare", "reference/0.compute"} <= {call["name"] for call in calls}
         window.open(f"http://{prometheus.address}/graph?g0.expr=ray_scale_rlhf_idle_share&g0.tab=0&g0.range_input=5m")
         window.until("ray_scale_rlhf_idle_share", "policy", "rollout")
         window.screenshot(shots / "prometheus-idle-share.png")

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from scale_rlhf.cluster import names
@@ -28,21 +29,16 @@ def started(ray, number: int, namespace: str | None):
 
 
 def test_an_actor_is_found_by_the_name_that_it_shows(cluster):
-    from ray.util.state import list_actors, list_tasks
+    from ray.util import list_named_actors
 
     worker, (_, pid, shown) = started(cluster, 1, "run-a")
     assert shown == "policy/3"
     assert cluster.get(cluster.get_actor("policy/3", namespace="run-a").answer.remote(), timeout=60)[1] == pid
     other, (_, another, _) = started(cluster, 2, "run-b")  # another run on the same cluster
     assert another != pid
-    end = time.monotonic() + 30
-    while True:  # what Ray says of its state is some seconds old
-        actors = {one.pid: (one.name, one.class_name) for one in list_actors(limit=1000)}
-        calls = {one.name for one in list_tasks(limit=1000)}
-        if actors.get(pid) == ("policy/3", "Worker") and "policy/3.answer" in calls:
-            break
-        assert time.monotonic() < end, (actors.get(pid), calls)
-        time.sleep(0.5)
+    named = [one for one in list_named_actors(all_namespaces=True) if one["name"] == "policy/3"]
+    assert sorted(one["namespace"] for one in named) == ["run-a", "run-b"]
+    assert psutil.Process(pid).cmdline()[0].startswith("ray::Worker")  # the class, as it was
     for one in (worker, other):
         cluster.kill(one)
 

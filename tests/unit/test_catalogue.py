@@ -24,6 +24,11 @@ def test_a_row_says_what_is_normal_and_what_to_do():
         assert metric.about.endswith(".") and metric.normal and metric.cure, metric
 
 
+def test_ray_takes_each_description():
+    for metric in METRICS:
+        assert "?" not in instruments.in_ascii(metric.about) and instruments.in_ascii(metric.about).isascii(), metric
+
+
 def test_no_two_rows_claim_a_key():
     for metric in METRICS:
         if metric.key:
