@@ -39,6 +39,8 @@ def slow_reward(samples: list[dict]) -> list[float]:
 
 
 class Prometheus:
+    """On the folder that `scale-rlhf dashboard` writes."""
+
     def __init__(self, place: Path):
         command = [sys.executable, "-m", "scale_rlhf.cli", "dashboard", "--out", str(place)]
         subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
@@ -110,10 +112,10 @@ def test_every_panel_of_the_board_has_data(watched):
 def test_every_metric_of_the_catalogue_that_such_a_run_has_is_there(watched):
     """By its labels too: what is documented is what comes out."""
     _, prometheus = watched
-    series = prometheus.ask("/series", **{"match[]": '{__name__=~"ray_scale_rlhf_.+",run="watched"}'})
+    series = [one["metric"] for one in prometheus.query('{__name__=~"ray_scale_rlhf_.+",run="watched"}')]  # at this moment
     there = {(one["__name__"], *(one.get(label, "") for label in ("phase",))) for one in series}
     wanted = {(metric.exported, dict(metric.fixed).get("phase", "")) for metric in catalogue.METRICS if metric.stages == ("ppo",)}
-    others = {"ray_scale_rlhf_reward_failed_calls_total", "ray_scale_rlhf_batch_fill"}  # nothing failed for good
+    others = {"ray_scale_rlhf_reward_failed_calls_total"}  # nothing failed for good
     absent = {one for one in wanted - there if one[0] not in others and one[1] not in NOT_THERE}
     assert absent == set()
     roles = {one["role"] for one in series if one["__name__"] == "ray_scale_rlhf_memory_bytes"}
@@ -178,9 +180,9 @@ def test_the_dashboard_shows_actors_by_name_and_the_run(watched):
         window.run("location.reload(); arguments[0]()")
         window.until("rollout/engine-0", "reward/0", "reference/0", "policy/0", "value/0", "ALIVE")
         window.screenshot(shots / "ray-actors.png")
-        window.open(f"{address}/#/jobs")
-        window.until("RUNNING")
-        window.screenshot(shots / "ray-jobs.png")
+        window.open(f"{address}/#/jobs/01000000")
+        window.until("RUNNING", "watched")
+        window.screenshot(shots / "ray-job.png")
         jobs = httpx.get(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}, trust_env=False).json()
         assert [job["metadata"]["run"] for job in jobs if job.get("metadata")] == ["watched"]
         calls = httpx.get(f"{address}/api/v0/tasks?detail=1&limit=1000", headers={"Authorization": f"Bearer {token}"},
