@@ -1,4 +1,4 @@
-# make run | test | test-fast | test-long | bench | bench-full | chaos | multinode | slurm | lint | install | clean
+# make run | test | test-fast | test-long | bench | bench-full | chaos | multinode | slurm | monitoring | lint | install | clean
 # Each makes .venv and installs into it first, where that is not done yet (scripts/setup.sh).
 #   make run ARGS="ppo.steps=50 run.seed=1"     other settings
 #   make run ACCELERATOR=cuda                   the CUDA builds instead of the CPU ones
@@ -13,7 +13,7 @@ PYTEST := python -m pytest --verbose --durations=15
 # Ahead of the rest, so that what is compiled at first use finds ninja though .venv is not activated.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test test-fast test-long bench bench-full chaos multinode slurm lint install clean
+.PHONY: run test test-fast test-long bench bench-full chaos multinode slurm monitoring lint install clean
 
 run: install
 	scale-rlhf run $(CONFIG) $(ARGS)
@@ -46,6 +46,10 @@ multinode: install
 # The batch scripts on a real Slurm on this machine: root, slurm-wlm and munge.
 slurm: install
 	$(PYTEST) -m "" -rs tests/launch/test_slurm.py $(ARGS)
+
+# A live run, a real Prometheus and a browser in Ray's dashboard; skips what is not installed (prometheus, chromium, chromium-driver).
+monitoring: install
+	$(PYTEST) -m "" tests/unit/test_monitoring.py tests/integration/test_names.py tests/integration/test_live_monitoring.py $(ARGS)
 
 lint: install
 	ruff check .

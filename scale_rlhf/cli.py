@@ -130,6 +130,33 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
         typer.echo(f"# {note}", err=True)
 
 
+@app.command()
+def top(
+    run_dir: RunDir,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame, and end.")] = False,
+) -> None:
+    """Watch a run: roles, rates, queues, last faults, progress and time left. Reads its folder, and needs no Ray."""
+    from scale_rlhf.orchestration.run_folder import RunFolder
+    from scale_rlhf.telemetry.top import top
+
+    top(RunFolder.open(run_dir), once)
+
+
+@app.command()
+def dashboard(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("monitoring"),
+    ray_temp: Annotated[Path, typer.Option(help="Ray's temporary folder on the machine of Prometheus.")] = Path("/tmp/ray"),
+    address: Annotated[str | None, typer.Option(help="Ray's dashboard, such as http://head:8265, to ask for the cluster's nodes; "
+                                                     "where Prometheus is not on Ray's head.", show_default=False)] = None,
+) -> None:
+    """Write the Grafana board, the configuration of Prometheus and its alerts."""
+    from scale_rlhf.telemetry.monitoring import STARTS, write
+
+    for file in write(out, ray_temp, address):
+        typer.echo(file)
+    typer.echo(STARTS.format(out=out))
+
+
 def _show_sizes(config) -> None:
     """What every role takes of its GPU, as comments beside the YAML."""
     from scale_rlhf.config.checks import stages_of

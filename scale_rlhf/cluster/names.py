@@ -9,11 +9,12 @@ share a cluster do not meet, and an actor that takes the place of a dead one tak
 """
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from scale_rlhf.telemetry import process
 
-_FREED = 2.0  # seconds for Ray to notice that the actor before is gone
+_FREED = 2.0  # seconds for Ray to give the name of an actor that is killed to another
 _LOOK = 0.02
 
 
@@ -48,6 +49,9 @@ def start(kind: type, name: str, *arguments: Any, options: dict[str, Any], names
                     raise
                 if time.monotonic() > until:
                     break  # the name is for people: nothing fails for want of it
+            # Ray learns late that a process has died. Whoever has the name is the one whose place this takes.
+            with suppress(ValueError):
+                ray.kill(ray.get_actor(name, namespace=namespace))
             time.sleep(_LOOK)
     return made.options(**options).remote(*arguments, **named)
 

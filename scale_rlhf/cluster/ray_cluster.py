@@ -43,7 +43,7 @@ def session(
         yield None
         return
     try:
-        address = _start(config, shown or {})
+        address = _start(config, shown)
         _check_size(config, stages)
         yield address
     finally:
@@ -74,7 +74,7 @@ def _on_loopback(address: str | None) -> bool:
     return address is None or address.rpartition(":")[0] in ("127.0.0.1", "localhost")
 
 
-def _start(config: RunConfig, shown: Mapping[str, str]) -> str | None:
+def _start(config: RunConfig, shown: Mapping[str, str] | None = None) -> str | None:
     import ray
     from ray.job_config import JobConfig
 
@@ -86,7 +86,7 @@ def _start(config: RunConfig, shown: Mapping[str, str]) -> str | None:
     cluster = config.cluster
     cpus, gpus = local_cluster(config)
     common = {
-        "job_config": JobConfig(metadata=dict(shown)),
+        "job_config": JobConfig(metadata=dict(shown or {})),
         "logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False,
         "runtime_env": {"env_vars": environment(threads=1, gpus=gpus if cluster.address is None else 1)},
     }

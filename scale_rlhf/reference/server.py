@@ -10,12 +10,13 @@ from torch import nn
 from scale_rlhf.cluster.device import device
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.experience.packing import in_rows, pack
-from scale_rlhf.experience.sample import Sample
+from scale_rlhf.experience.sample import Sample, step_of
 from scale_rlhf.models.forward import response_logprobs_alone
 from scale_rlhf.models.frozen.fleet import FrozenFleet
 from scale_rlhf.models.frozen.work import smallest_sample
 from scale_rlhf.models.loading import load_causal
 from scale_rlhf.orchestration.health import Budget, Health
+from scale_rlhf.telemetry import logs
 from scale_rlhf.telemetry.spans import Span
 
 
@@ -33,6 +34,7 @@ class ResponseLogprobs:
         return load_causal(self.path, dtype=self.dtype, attention=self.attention, trust_remote_code=self.trust_remote_code)
 
     def prepare(self, samples: Sequence[Sample]) -> list[Sample]:
+        logs.at_step(step_of(samples))
         return list(samples)
 
     def compute(self, model: nn.Module, items: Sequence[Sample]) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from scale_rlhf.telemetry.spans import Spans
+from scale_rlhf.telemetry.spans import Span, Spans
 
 
 class Calls:
@@ -19,7 +19,7 @@ class Calls:
         """Count a call of so many samples, if it succeeds."""
         began = time.monotonic()
         if not self._waiting:
-            self._idle_until = began
+            self._busy_since = began
         self._waiting += samples
         self._waiting_max = max(self._waiting_max, self._waiting)
         try:
@@ -27,9 +27,7 @@ class Calls:
         finally:
             self._waiting -= samples
             if not self._waiting:
-                seconds = time.monotonic() - self._idle_until
-                self._busy += seconds
-                self.spans.add("score", time.time() - seconds)
+                self._note_busy()
         seconds = time.monotonic() - began
         self._samples += samples
         self._calls += 1
@@ -41,8 +39,14 @@ class Calls:
         self._failed += 1
         self._given_up += final
 
+    def take_spans(self) -> list[Span]:
+        """Since the last time; what is under way is in them up to now."""
+        self._cut()
+        return self.spans.take()
+
     def take(self) -> dict[str, float]:
         """Since the last take; times in seconds, waits included. Busy is the time in which any call was under way."""
+        self._cut()
         numbers = {
             "samples": self._samples,
             "busy_seconds": self._busy,
@@ -54,6 +58,17 @@ class Calls:
         }
         self._clear(self._waiting)
         return numbers
+
+    def _cut(self) -> None:
+        """A reward that never rests is busy all the time, and not only once it does."""
+        if self._waiting:
+            self._note_busy()
+            self._busy_since = time.monotonic()
+
+    def _note_busy(self) -> None:
+        seconds = time.monotonic() - self._busy_since
+        self._busy += seconds
+        self.spans.add("score", time.time() - seconds)
 
     def _clear(self, waiting: int = 0) -> None:
         self._samples = self._calls = self._failed = self._given_up = 0

@@ -114,7 +114,7 @@ class FunctionReward:
 
     async def spans(self) -> dict[str, list[Span]]:
         """The calls since the last call, by lane of the timeline."""
-        return {"reward/calls": self._calls.spans.take()}
+        return {"reward/calls": self._calls.take_spans()}
 
     def close(self) -> None:
         import ray

@@ -17,7 +17,7 @@ from scale_rlhf.cluster.device import device
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.experience.packing import in_rows, pack
-from scale_rlhf.experience.sample import Prompt, Sample
+from scale_rlhf.experience.sample import Prompt, Sample, step_of
 from scale_rlhf.models.forward import sample_scores
 from scale_rlhf.models.frozen.fleet import FrozenFleet
 from scale_rlhf.models.frozen.work import smallest_sample
@@ -25,6 +25,7 @@ from scale_rlhf.models.loading import is_classifier, load_scalar, offline_if_loc
 from scale_rlhf.orchestration.health import Budget, Health
 from scale_rlhf.reward.interface import finite_scores
 from scale_rlhf.reward.text import Reader, read_tokenizer
+from scale_rlhf.telemetry import logs
 from scale_rlhf.telemetry.spans import Span
 
 
@@ -66,6 +67,7 @@ class Scores:
         return model.classifier if self.encoder else model
 
     def prepare(self, samples: Sequence[Sample]) -> list[Sample | Encoded]:
+        logs.at_step(step_of(samples))
         if self.own is None:
             return list(samples)
         return [self._encode(sample) if self.encoder else self._reread(sample) for sample in samples]

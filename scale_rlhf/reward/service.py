@@ -66,7 +66,7 @@ class ServiceReward:
 
     async def spans(self) -> dict[str, list[Span]]:
         """The calls since the last call, by lane of the timeline."""
-        return {"reward/calls": self._calls.spans.take()}
+        return {"reward/calls": self._calls.take_spans()}
 
     def close(self) -> None:
         """Drop the connections."""

@@ -91,14 +91,14 @@ class PlainLines:
         parts = [f"{self.description} {self._done:g}/{self.total:g}"]
         gone = self._last - self._began
         if self._done:
-            parts.append(f"{_clock_time(gone)} gone")
+            parts.append(f"{clock_time(gone)} gone")
         if self._first and self._first[1] < self._done < self.total:
             rate = (self._done - self._first[1]) / max(self._last - self._first[0], 1e-9)
-            parts.append(f"about {_clock_time((self.total - self._done) / rate)} left")
+            parts.append(f"about {clock_time((self.total - self._done) / rate)} left")
         self._write(", ".join(parts + ([self._text] if self._text else [])))
 
 
-def _clock_time(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
     """1:02:03, or 2:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

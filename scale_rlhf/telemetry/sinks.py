@@ -28,7 +28,7 @@ def sinks(config: RunConfig, folder: RunFolder) -> Iterator[None]:
     """Inside, `folder.sinks` are there. RunError where a tracker that is asked for cannot be reached."""
     from scale_rlhf.telemetry.trackers import trackers
 
-    folder.sinks = [RayMetrics(), *trackers(config, folder)]
+    folder.sinks = [Plan(folder), RayMetrics(), *trackers(config, folder)]
     failed = True
     try:
         yield
@@ -37,6 +37,23 @@ def sinks(config: RunConfig, folder: RunFolder) -> Iterator[None]:
         telling, folder.sinks = folder.sinks, []
         for sink in telling:
             sink.close(failed)
+
+
+class Plan:
+    """Keeps in run.json how many steps a stage will make, for who looks at the folder."""
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+
+    def begin(self, stage: str, steps: int | None) -> None:
+        if steps is not None:
+            self.folder.note(steps=self.folder.state().get("steps", {}) | {stage: steps})
+
+    def log(self, stage: str, step: int, values: Mapping[str, float | None]) -> None:
+        """Nothing."""
+
+    def close(self, failed: bool) -> None:
+        """Nothing."""
 
 
 class RayMetrics:

@@ -142,7 +142,8 @@ def _warn(line: str) -> None:
 
 def _id(folder: RunFolder) -> str:
     """The same for a run that is resumed, another for any other."""
-    return f"{folder.name[:80]}-{xxhash.xxh3_64_hexdigest(folder.state()['created'] + str(folder.path.absolute()))}"
+    which = f"{folder.state()['created']} {folder.path.absolute()}"
+    return f"{folder.name[:80]}-{xxhash.xxh3_64_hexdigest(which.encode())}"
 
 
 def _flat(values: dict, prefix: str = "") -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ def stages(monkeypatch):
         monkeypatch.setitem(sys.modules, f"scale_rlhf.stages.{file}", module(stage))
 
     @contextmanager
-    def no_ray(*_):
+    def no_ray(*_, **__):
         yield None
 
     monkeypatch.setattr(runner, "session", no_ray)

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scale_rlhf.experience.sample import Sample, step_of
+from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models.frozen.batcher import Batch, Batcher, Item
 from scale_rlhf.models.frozen.work import Work
 from scale_rlhf.models.frozen.worker import FrozenWorker
 from scale_rlhf.orchestration.deadlines import within
-from scale_rlhf.telemetry import logs
 from scale_rlhf.telemetry.spans import Span, Spans
 
 
@@ -66,7 +65,6 @@ class FrozenServer(FrozenWorker):
     async def compute(self, samples: Sequence[Sample], fixed: bool) -> list[Any]:
         """One result a sample, in order. fixed: results do not depend on what else is in flight."""
         arrived = time.monotonic()
-        logs.at_step(step_of(samples))
         items = self.work.prepare(samples)
         if not items:
             return []
