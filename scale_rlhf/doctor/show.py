@@ -60,7 +60,7 @@ def _nodes(facts: Facts) -> Table:
         table.add_column(column)
     for node in facts.nodes:
         table.add_row(node.name, f"{node.cpus:g}", _free(node.memory), _free(node.shared_memory), _gpus(node),
-                      f"{node.clock * 1e3:+.0f} ms" if facts.cluster else "–")
+                      f"{round(node.clock * 1e3):+d} ms" if facts.cluster else "–")
     for node, why in facts.silent.items():
         table.add_row(node, *["–"] * 4, why)
     return table

@@ -155,8 +155,8 @@ def _client(address: str) -> Any:
         os.environ.pop(name, None)
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # it tells of every package
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # they tell of every package
 
     class Client(JobSubmissionClient):
         def _do_request(self, *words: Any, **named: Any) -> Any:
