@@ -51,10 +51,11 @@ class Host:
 
 
 class Hosts:
-    """A switch and the hosts on it. The first is Ray's head; all are in the cluster when the block is entered."""
+    """A switch and the hosts on it. The first is Ray's head; those that are on are in the cluster when the block is entered."""
 
-    def __init__(self, hosts: Sequence[tuple[str, Mapping[str, str], int]], folder: Path):
-        """hosts: (name, Ray's labels, CPUs) of each. folder: for logs."""
+    def __init__(self, hosts: Sequence[tuple[str, Mapping[str, str], int]], folder: Path, later: Sequence[str] = ()):
+        """hosts: (name, Ray's labels, CPUs) of each. folder: for logs. later: names of those that are off at first."""
+        self.later = later
         self.tag, self.folder = f"r{os.getpid()}", folder
         self.hosts = {name: Host(name, number, labels, cpus) for number, (name, labels, cpus) in enumerate(hosts, 1)}
         self.head = next(iter(self.hosts.values()))
@@ -74,9 +75,9 @@ class Hosts:
             _ip("netns", "add", self._switch)
             _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
             _ip("-n", self._switch, "link", "set", "bridge", "up")
-            for host in self.hosts.values():
-                self.boot(host.name)
-            self.wait(len(self.hosts))
+            for name in (name for name in self.hosts if name not in self.later):
+                self.boot(name)
+            self.wait(len(self.hosts) - len(self.later))
         except BaseException:
             self.__exit__()
             raise

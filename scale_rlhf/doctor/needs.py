@@ -43,7 +43,7 @@ def _memory(config: RunConfig, stage: str, parameters: int) -> float:
     frozen = sum(_frozen(section, section.replicas, section.workers, parameters) for section in (config.reward, config.reference))
     trained = [config.policy, *([config.value] if config.ppo.advantages == "gae" else [])]
     published = 0 if rollout.gpus else 2 * parameters * _BYTES[rollout.dtype]
-    return (PROCESS + rollout.engines * engine + frozen + published
+    return (PROCESS + rollout.fewest * engine + frozen + published
             + sum(_trained(section, section.workers, parameters) for section in trained))
 
 

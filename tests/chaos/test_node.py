@@ -9,7 +9,7 @@ import yaml
 
 from scale_rlhf.orchestration import ledger
 from tests import hosts as namespaces
-from tests.chaos.faults import BATCH, CONFIG, ROOT, STEPS, Run, make_home, same_run
+from tests.chaos.faults import BATCH, CONFIG, ROOT, STEPS, Run, lines, make_home, same_run
 from tests.chaos.test_faults import DONE_AGAIN
 from tests.hosts import PORT, Hosts
 
@@ -96,3 +96,29 @@ def test_hosts_lose_their_power_and_their_network(tmp_path, home, undisturbed):
     assert "rollout engine 0 starts again" in said
     same_run(run.folder, undisturbed, but=(*DONE_AGAIN, "weights/"))
     assert ledger.account(run.folder / "ppo", STEPS * BATCH)["trained"] == STEPS * BATCH
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(namespaces.missing() is not None, reason=f"no hosts can be made here: {namespaces.missing()}")
+def test_engines_join_and_leave_with_hosts(tmp_path, home):
+    """One engine; a host is switched on and there are two; it loses its power and there is one again."""
+    hosts = [("training", {"role": "training"}, 3), ("rollout", {"role": "rollout"}, 1), ("more", {"role": "rollout"}, 1)]
+    elastic = {"engines": {"min": 1, "max": 2}, "cpus": 1, "labels": {"role": "rollout"}}
+    on_nodes(home, rollout=elastic, overlap={"max_staleness": 1})
+    with Hosts(hosts, tmp_path, later=["more"]) as hosts:
+        run = RunOnHost(hosts, home, "elastic", "ppo.steps=400", "checkpoint.save_every=50 steps")
+        try:
+            run.until(lambda: len(run.steps()) >= 3)
+            hosts.boot("more")
+            run.until(lambda: "rollout engine 1 has joined: 2 engines serve" in run.said)
+            joined = len(run.steps())
+            run.until(lambda: len(run.steps()) >= joined + 5)
+            hosts.power_off("more")
+            run.until(lambda: "rollout engine 1 left with its node" in run.said)
+            left = len(run.steps())
+            run.until(lambda: len(run.steps()) >= left + 5)
+            engines = [line["rollout/engines"] for line in lines(run.folder / "metrics" / "ppo.jsonl")]
+        finally:
+            run.clean()
+    assert engines[0] == 1 and 2 in engines and engines[-1] == 1

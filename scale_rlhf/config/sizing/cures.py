@@ -136,7 +136,7 @@ def _of_trained(config: RunConfig, role: str, section: Optimisation, free: int) 
 
 def _of_engines(config: RunConfig, known: Models, free: int) -> dict[str, list]:
     rollout, shape = config.rollout, known.shapes["rollout"]
-    most = min(rollout.tensor_parallel + int(free / rollout.gpus / rollout.engines), config.cluster.gpus_per_node or shape.heads)
+    most = min(rollout.tensor_parallel + int(free / rollout.gpus / rollout.fewest), config.cluster.gpus_per_node or shape.heads)
     shares = [share for share in _SHARES if share != rollout.gpu_memory_utilization]
     others = [ranks for ranks in range(1, most + 1) if engine.tensor_parallel_problem(engine.cut(shape), ranks) is None]
     return {

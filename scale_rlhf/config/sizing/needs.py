@@ -116,6 +116,6 @@ def _engine(config: RunConfig, shape: Shape) -> Need:
     note = (f"the cache of an engine holds {room:,} tokens: {room // longest:,} samples of {longest:,} tokens "
             f"(rollout.max_concurrent: {rollout.max_concurrent})") if gpu else ""
     return Need(
-        "rollout", shape.name, rollout.engines * ranks, rollout.gpus, weights, activations=working, cache=cache,
+        "rollout", shape.name, rollout.fewest * ranks, rollout.gpus, weights, activations=working, cache=cache,
         buffers=engine.arriving(held, shape, ranks, size), moment="new weights", least=least, note=note,
     )
