@@ -21,7 +21,8 @@ run='' asked=''
 run_to_its_end() {
     python -m scale_rlhf.cluster.wait_for_nodes "$1" "$READY_SECONDS" || return
     [[ -z $asked ]] || return 130
-    scale-rlhf run "${@:2}" cluster.address="$RAY_ADDRESS" &
+    # Where this shell is killed, the run is told to stop.
+    setpriv --pdeathsig TERM scale-rlhf run "${@:2}" cluster.address="$RAY_ADDRESS" &
     run=$!
     await_run
 }

@@ -85,5 +85,5 @@ def test_whatever_ends_the_script_ends_ray_everywhere(machines, home, number):
     script = Script(machines, home, name)
     script.until(lambda: script.run.is_dir(), 200)  # the run has begun
     script.process.send_signal(number)
-    script.until(lambda: not lab.of_ray(machines), 100)
+    script.until(lambda: not lab.of_ray(machines), 150)
     assert script.process.wait(10) != 0
