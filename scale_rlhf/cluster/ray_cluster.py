@@ -55,6 +55,14 @@ def session(
             remove_socket_folders()
 
 
+def log_folder() -> Path | None:
+    """Where Ray keeps the logs of this node, which its dashboard shows; None where this process is on none."""
+    import ray
+
+    node = ray._private.worker._global_node
+    return None if node is None else Path(node.get_logs_dir_path())
+
+
 def import_ray_quietly(config: RunConfig) -> None:
     """Imports Ray with the environment that it reads on import, for a local cluster or for joining one."""
     for name, value in (_BEFORE_IMPORT | (_LOOPBACK if _on_loopback(config.cluster.address) else {})).items():

@@ -93,7 +93,7 @@ class Record:
         said = (f"score {numbers['reward/score_mean']:+.3f}  KL {numbers['kl/reference_mean']:.2f}  "
                 f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s  slowest: {slowest(numbers)}")
         self.progress.advance(1, said)
-        logs.LOGGER.info("version %d: %s", step.version, said)
+        logs.LOGGER.info("version %d of %d: %s", step.version, self.config.ppo.steps, said)
 
     def filter(self, sample: Sample, reason: str) -> None:
         """A sample that will not be trained on."""

@@ -21,7 +21,7 @@ from rich.console import Console
 from scale_rlhf import disk
 from scale_rlhf.cluster.installation import check_installation
 from scale_rlhf.cluster.processes import ProcessWatch
-from scale_rlhf.cluster.ray_cluster import session
+from scale_rlhf.cluster.ray_cluster import log_folder, session
 from scale_rlhf.cluster.signals import interruptible, uninterrupted
 from scale_rlhf.config.changes import changes
 from scale_rlhf.config.checks import check, stages_of
@@ -34,7 +34,7 @@ from scale_rlhf.orchestration.run_folder import RunFolder, check_free
 from scale_rlhf.orchestration.supervisor import tell_folder
 from scale_rlhf.redaction import without_secrets
 from scale_rlhf.stages.summary import final_table, stage_line
-from scale_rlhf.telemetry import process
+from scale_rlhf.telemetry import logs, process
 from scale_rlhf.telemetry.report import write_report
 from scale_rlhf.telemetry.sinks import sinks
 
@@ -117,6 +117,8 @@ def _carry_on(config: RunConfig, folder: RunFolder, stages: list[str], notes: li
             dashboard = stack.enter_context(session(config, watch, stages, shown={"run": folder.name, "stages": ", ".join(stages),
                                                                                   "folder": str(folder.path.absolute())}))
             stack.enter_context(interruptible())  # again: ray.init took the handler of SIGTERM
+            if place := log_folder():
+                logs.also_to(place / f"run-{folder.name}.log")
             stack.enter_context(sinks(config, folder))
             if dashboard:
                 console.print(f"  Ray's dashboard: {dashboard}", highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ and formats they bring. Ours go to standard error, which Ray keeps as the actor'
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from scale_rlhf.redaction import without_secrets
@@ -24,11 +25,20 @@ def begin(who: str, file: Path | None = None) -> None:
     """This process is `who`, such as "policy/3", of the run that the environment names. file: where our lines go."""
     os.environ[WHO] = who
     mark_lines()
-    handler = logging.StreamHandler() if file is None else _File(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    LOGGER.addHandler(handler)
+    _add(logging.StreamHandler() if file is None else _File(file, encoding="utf-8"))
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
+
+
+def also_to(file: Path) -> None:
+    """Our lines go to this file too, if it can be opened."""
+    with suppress(OSError):
+        _add(_File(file, encoding="utf-8"))
+
+
+def _add(handler: logging.Handler) -> None:
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    LOGGER.addHandler(handler)
 
 
 def end() -> None:

@@ -180,15 +180,17 @@ def test_the_dashboard_shows_actors_by_name_and_the_run(watched):
         window.run("location.reload(); arguments[0]()")
         window.until("rollout/engine-0", "reward/0", "reference/0", "policy/0", "value/0", "ALIVE")
         window.screenshot(shots / "ray-actors.png")
-        window.open(f"{address}/#/jobs/01000000")
-        window.until("RUNNING", "watched")
-        window.screenshot(shots / "ray-job.png")
+        node = httpx.get(f"{address}/nodes?view=summary", headers={"Authorization": f"Bearer {token}"},
+                         trust_env=False).json()["data"]["summary"][0]["raylet"]["nodeId"]
+        window.open(f"{address}/#/logs?nodeId={node}&fileName=run-watched.log")
+        window.until("[watched controller step", "of 2000: score")
+        window.screenshot(shots / "ray-progress.png")
         jobs = httpx.get(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}, trust_env=False).json()
         assert [job["metadata"]["run"] for job in jobs if job.get("metadata")] == ["watched"]
         calls = httpx.get(f"{address}/api/v0/tasks?detail=1&limit=1000", headers={"Authorization": f"Bearer {token}"},
                           trust_env=False).json()["data"]["result"]["result"]
         assert {"policy/0.update", "value/0.prepare", "reference/0.compute"} <= {call["name"] for call in calls}
-        window.open(f"http://{prometheus.address}/graph?g0.expr=ray_scale_rlhf_idle_share&g0.tab=0&g0.range_input=5m")
+        window.open(f"http://{prometheus.address}/graph?g0.expr=ray_scale_rlhf_idle_share&g0.tab=0&g0.range_input=2m")
         window.until("ray_scale_rlhf_idle_share", "policy", "rollout")
         window.screenshot(shots / "prometheus-idle-share.png")
 

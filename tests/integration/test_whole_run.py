@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from scale_rlhf.telemetry import catalogue
 from scale_rlhf.telemetry.charts import OVERLAP, QUALITY, ROLES, TRAINING
 from scale_rlhf.telemetry.report import write_report
 from tests.chaos.faults import timed
@@ -65,6 +66,8 @@ def test_training_ends_and_leaves_everything_in_its_folder(finished):
         assert (finished / "models" / stage / "model.safetensors").is_file()
         assert (finished / "models" / stage / "tokenizer.json").is_file()
         assert lines(finished / "metrics" / f"{stage}.jsonl") and list((finished / "tensorboard" / stage).glob("events*"))
+        keys = {key for line in lines(finished / "metrics" / f"{stage}.jsonl") for key in line} - {"step", "time"}
+        assert [key for key in sorted(keys) if catalogue.find(key, stage) is None] == []  # all is documented
     metrics = lines(finished / "metrics" / "ppo.jsonl")
     assert [one["step"] for one in metrics] == [1, 2, 3]
     assert all(one["parity/gap_max"] < 1e-4 for one in metrics)

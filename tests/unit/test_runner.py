@@ -39,6 +39,7 @@ def stages(monkeypatch):
         yield None
 
     monkeypatch.setattr(runner, "session", no_ray)
+    monkeypatch.setattr(runner, "log_folder", lambda: None)
     behaviour["ran"] = ran
     return behaviour
 
