@@ -161,3 +161,20 @@ def test_the_doctor_says_what_does_not_fit(place):
     said = place.call("doctor", "toy.yaml", "policy.cpus=9", "run.folder=runs", "--address", place.dashboard, status=1)
     assert "stage ppo asks for 11 CPUs and 0 GPUs, and the cluster has 5" in said
     assert "runs is relative" in said and said.count("cure: ") >= 2
+
+
+@pytest.mark.long
+def test_a_node_that_hangs_is_a_finding(place):
+    """The last test: the cluster has lost a node after it."""
+    raylets = [one for one in psutil.Process(place.process.pid).children(recursive=True) if one.name() == "raylet"]
+    assert len(raylets) == 2
+    other = max(raylets, key=lambda one: one.create_time())
+    other.suspend()
+    try:
+        start = time.monotonic()
+        said = place.call("doctor", "--address", place.address, status=1, **RAY)
+        assert time.monotonic() - start < 150
+        assert "the node does not answer: " in said and "ray list nodes" in said
+        assert "all-reduce over gloo: 1 of 1 ranks" in said  # of the node that is well
+    finally:
+        other.resume()
