@@ -105,7 +105,6 @@ class Hosts:
         _ip("-n", self._switch, "link", "set", port, "master", "bridge", "up")
         self.run(name, "ip", "addr", "add", f"{host.address}/24", "dev", "eth0")
         self.run(name, "ip", "link", "set", "eth0", "up")
-        self.run(name, "ip", "route", "add", "default", "dev", "eth0")  # by which programs find their own address
         host.started = [self.start(name, "sh", "-c", f"while true; do {self._ray(host)}; sleep 1; done", log=f"ray-{name}.log")]
 
     def power_off(self, name: str) -> None:

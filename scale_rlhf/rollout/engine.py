@@ -52,6 +52,9 @@ class RolloutEngine:
 
     async def start(self) -> None:
         """Load the model; the engine then serves version 0."""
+        # All ranks of an engine are on this host. Left alone, gloo looks for the interface that the host's name means, which
+        # takes half a minute a group where nobody knows that name.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ["VLLM_RPC_BASE_PATH"] = str(socket_folder())  # else they lie about in /tmp, for all to reach
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
