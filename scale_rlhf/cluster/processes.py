@@ -1,5 +1,6 @@
 """Our processes, shared-memory files and sockets: how much memory they take, and that none is left behind."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -101,20 +102,30 @@ def remove_shared_memory(before: set[Path]) -> list[Path]:
 
 
 def socket_folder() -> Path:
-    """A folder for this process's sockets, which nobody else may enter. Removes those of processes that were killed."""
+    """A folder for this process's sockets, which nobody else may enter. Removes those of processes that were killed.
+
+    It is locked while this process lives. Its number would not do: other containers that share the folder above count anew.
+    """
     remove_socket_folders()
-    folder = Path(tempfile.gettempdir()) / f"{_SOCKETS}{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that had our number
-    folder.mkdir(mode=0o700)
-    return folder
+    made = Path(tempfile.mkdtemp(prefix=f".{_SOCKETS}"))
+    fcntl.flock(os.open(made, os.O_RDONLY), fcntl.LOCK_EX)  # never closed
+    return made.rename(made.with_name(made.name[1:]))  # seen by others from here on
 
 
 def remove_socket_folders() -> None:
     """Removes socket folders of this user whose process is gone: one that is killed cleans up nothing."""
     for path in Path(tempfile.gettempdir()).glob(f"{_SOCKETS}*"):
-        owner = path.name.removeprefix(_SOCKETS)
-        if owner.isdigit() and not psutil.pid_exists(int(owner)) and path.lstat().st_uid == os.getuid():
+        try:
+            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # another user's, or removed meanwhile
+            continue
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)
+        except OSError:  # its process lives
+            continue
+        finally:
+            os.close(folder)
 
 
 def _mapped_files() -> set[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scale_rlhf.cluster.processes import remove_shared_memory, shared_memory_files
+from scale_rlhf.cluster.processes import remove_shared_memory, remove_socket_folders, shared_memory_files
 from tests.tiny import tiny_policy
 
 ROOT = Path(__file__).parents[2]
@@ -131,3 +131,22 @@ def test_shared_memory_of_living_processes_stays():
         alive.close()
         alive.unlink()
         dead.unlink() if Path(f"/dev/shm/{dead.name}").exists() else None
+
+
+def test_socket_folders_of_living_processes_stay():
+    """A process is killed, and another lives: the first one's folder goes."""
+    code = "from scale_rlhf.cluster.processes import socket_folder; print(socket_folder(), flush=True); input()"
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                  env=os.environ | {"PYTHONPATH": str(ROOT)}) for _ in range(2)]
+    dead, alive = (Path(process.stdout.readline().strip()) for process in processes)
+    try:
+        assert dead.stat().st_mode & 0o777 == 0o700 and dead.is_dir() and alive.is_dir()
+        processes[0].kill()
+        processes[0].wait()
+        remove_socket_folders()
+        assert alive.is_dir() and not dead.exists()
+    finally:
+        processes[1].kill()
+        processes[1].wait()
+        remove_socket_folders()
+    assert not alive.exists()

@@ -34,9 +34,10 @@ def test_records_with_fields_of_their_own_keep_them():
               "def factory(*a, **k):\n    record = before(*a, **k); record.theirs = 'V'; return record\n"
               "logging.setLogRecordFactory(factory)\n")
     for first, second in (("logs.begin('policy/0')\n", theirs), (theirs, "logs.begin('policy/0')\n")):
-        text = said("import logging\nfrom scale_rlhf.telemetry import logs\n" + first + second +
-                    "handler = logging.StreamHandler()\nhandler.setFormatter(logging.Formatter('%(theirs)s %(message)s'))\nlog = logging.getLogger('vllm')\n"
-                    "log.addHandler(handler)\nlog.error('100%% of %s', 'it')")
+        code = ["import logging", "from scale_rlhf.telemetry import logs", first, second, "handler = logging.StreamHandler()",
+                "handler.setFormatter(logging.Formatter('%(theirs)s %(message)s'))", "log = logging.getLogger('vllm')",
+                "log.addHandler(handler)", "log.error('100%% of %s', 'it')"]
+        text = said("\n".join(code))
         assert text.splitlines() == ["V [toy policy/0 step -] 100% of it"]
 
 
