@@ -23,6 +23,7 @@ class _Where:
 
 def begin(who: str, file: Path | None = None) -> None:
     """This process is `who`, such as "policy/3", of the run that the environment names. file: where our lines go."""
+    end()  # what it was before
     os.environ[WHO] = who
     mark_lines()
     _add(logging.StreamHandler() if file is None else _File(file, encoding="utf-8"))

@@ -44,11 +44,10 @@ def work(loop_config: dict) -> dict[str, float] | None:
 
 def _prepare_process(job: Job) -> None:
     import torch
-    from ray.train import get_context
 
     from scale_rlhf.training.process_group import leave_out_shared_memory_op
 
-    process.begin(names.rank(job.work.name, get_context().get_world_rank()))
+    process.begin(names.rank(job.work.name, int(os.environ["RANK"])))
     warnings.filterwarnings("ignore")
     for name in ("DeepSpeed", "accelerate", "transformers", "trl", "torch.distributed", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
