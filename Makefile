@@ -1,4 +1,4 @@
-# make run | test | test-fast | test-long | bench | bench-full | chaos | monitoring | lint | install | clean
+# make run | test | test-fast | test-long | bench | bench-full | chaos | multinode | slurm | monitoring | lint | install | clean
 # Each makes .venv and installs into it first, where that is not done yet (scripts/setup.sh).
 #   make run ARGS="ppo.steps=50 run.seed=1"     other settings
 #   make run ACCELERATOR=cuda                   the CUDA builds instead of the CPU ones
@@ -13,7 +13,7 @@ PYTEST := python -m pytest --verbose --durations=15
 # Ahead of the rest, so that what is compiled at first use finds ninja though .venv is not activated.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test test-fast test-long bench bench-full chaos monitoring lint install clean
+.PHONY: run test test-fast test-long bench bench-full chaos multinode slurm monitoring lint install clean
 
 run: install
 	scale-rlhf run $(CONFIG) $(ARGS)
@@ -38,6 +38,14 @@ bench-full: install
 # Whole runs under random faults: N of them.
 chaos: install
 	python -m tests.chaos.campaign --runs $(or $(N),20) --seed $(or $(SEED),1) $(ARGS)
+
+# Three hosts as network namespaces: root and iproute2.
+multinode: install
+	python -m tests.multinode $(ARGS)
+
+# The batch scripts on a real Slurm on this machine: root, slurm-wlm and munge.
+slurm: install
+	$(PYTEST) -m "" -rs tests/launch/test_slurm.py $(ARGS)
 
 # A live run, a real Prometheus and a browser in Ray's dashboard; skips what is not installed (prometheus, chromium, chromium-driver).
 monitoring: install

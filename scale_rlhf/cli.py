@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 import typer.core
 
-from scale_rlhf.errors import UserError
+from scale_rlhf.errors import ConfigError, UserError
+from scale_rlhf.launching.commands import app as cluster_commands
 
 MENDABLE = 2  # exit status where the message says what to mend
 STOPPED = 130  # exit status of a run that Ctrl-C ended
@@ -34,13 +35,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(cluster_commands)
+
 Config = Annotated[Path, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml.", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Laid over the file.", show_default=False),
 ]
 RunDir = Annotated[Path, typer.Argument(help="Folder of the run, such as runs/quickstart.", show_default=False)]
-
-
+GoOn = Annotated[bool, typer.Option("--go-on", help="Go on with the newest run of that name where it is not done, unasked; "
+                                                   "else begin. For jobs that are started again.")]
 Force = Annotated[bool, typer.Option("--force", help="Also with changes that make it another run: model, data, seed.")]
 
 
@@ -60,16 +63,20 @@ def _options(
 
 
 @app.command()
-def run(config: Config, overrides: Overrides = None) -> None:
+def run(config: Config, overrides: Overrides = None, go_on: GoOn = False) -> None:
     """Run all stages of a configuration in a new run folder."""
     from scale_rlhf.config.load import load_config
 
     loaded = load_config(config, overrides or ())
-    if left := _unfinished(loaded):
-        return resume(left)
+    left = _unfinished(loaded, go_on)
     from scale_rlhf.stages import runner
 
-    runner.run(loaded)
+    if left is None:
+        runner.run(loaded)
+    elif go_on:
+        runner.go_on(left, loaded)
+    else:
+        runner.resume(left)
 
 
 @app.command()
@@ -112,8 +119,13 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
     from scale_rlhf.redaction import without_secrets
 
     loaded = load_config(config, overrides or ())
-    notes = check(loaded, starts=False)
+    try:
+        notes = check(loaded, starts=False)
+    except ConfigError:
+        _show_sizes(loaded)
+        raise
     typer.echo(without_secrets(dump(loaded)), nl=False)
+    _show_sizes(loaded)
     for note in notes:
         typer.echo(f"# {note}", err=True)
 
@@ -145,13 +157,28 @@ def dashboard(
     typer.echo(STARTS.format(out=out))
 
 
-def _unfinished(config) -> Path | None:
-    """The run of that name that is not done, if whoever sits here wants to go on with it; a script gets a new run."""
+def _show_sizes(config) -> None:
+    """What every role takes of its GPU, as comments beside the YAML."""
+    from scale_rlhf.config.checks import stages_of
+    from scale_rlhf.config.sizing.plan import plan
+    from scale_rlhf.config.sizing.table import table
+
+    try:
+        for line in table(config, plan(config, stages_of(config))):
+            typer.echo(f"# {line}", err=True)
+    except ConfigError:
+        pass  # among the mistakes that are told
+
+
+def _unfinished(config, go_on: bool) -> Path | None:
+    """The run of that name that is not done, if it is wanted: by --go-on, or by whoever sits here. A script gets a new run."""
     from scale_rlhf.orchestration.run_folder import unfinished
 
     left = unfinished(Path(config.run.folder), config.run.name)
     if left is None:
         return None
+    if go_on:
+        return left.path
     typer.echo(f"{left.path} is not done: {', '.join(left.stages_left())}. scale-rlhf resume {left.path} goes on with it")
     return left.path if sys.stdin.isatty() and typer.confirm("Go on with it, instead of beginning a new run?") else None
 

@@ -54,10 +54,9 @@ class Publish:
         options = {"num_cpus": 0.1, "runtime_env": {"env_vars": environment(1)}}
         await asyncio.gather(self.fleet.start([options]), self.policy.start())
         tag = f"bench-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        homes, places = await self.policy.places(), [node for node, _ in await self.fleet.places()]
-        chosen = transport(self.config, homes, places)
-        meeting = asyncio.create_task(self.policy.open_transport(chosen, tag, self.fleet.engines, 1))
-        await self.fleet.open_transport(await meeting)
+        chosen = transport(self.config, await self.policy.places(), await self.fleet.places())
+        await self.policy.open_transport(chosen, tag, self.fleet.engines, 1)
+        self.fleet.open_transport(chosen)
 
     def block(self) -> dict[str, float]:
         """Publish and load a version while samples decode."""

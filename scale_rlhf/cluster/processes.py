@@ -1,6 +1,8 @@
-"""Our processes and shared-memory files: how much memory they take, and that none is left behind."""
+"""Our processes, shared-memory files and sockets: how much memory they take, and that none is left behind."""
 
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +12,8 @@ import psutil
 SHARED_MEMORY = Path("/dev/shm")
 # What a run's processes leave there when they are killed: published weights, DeepSpeed's buffers, Python's and torch's segments.
 _PREFIXES = ("scale-rlhf-", "deepspeed_allreduce_buffer_", "psm_", "torch_")
+
+_SOCKETS = "scale-rlhf-sockets-"
 
 
 class ProcessWatch:
@@ -94,6 +98,23 @@ def remove_shared_memory(before: set[Path]) -> list[Path]:
     for path in removed:
         path.unlink(missing_ok=True)
     return removed
+
+
+def socket_folder() -> Path:
+    """A folder for this process's sockets, which nobody else may enter. Removes those of processes that were killed."""
+    remove_socket_folders()
+    folder = Path(tempfile.gettempdir()) / f"{_SOCKETS}{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that had our number
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def remove_socket_folders() -> None:
+    """Removes socket folders of this user whose process is gone: one that is killed cleans up nothing."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_SOCKETS}*"):
+        owner = path.name.removeprefix(_SOCKETS)
+        if owner.isdigit() and not psutil.pid_exists(int(owner)) and path.lstat().st_uid == os.getuid():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _mapped_files() -> set[str]:

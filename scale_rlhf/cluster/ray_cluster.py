@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from scale_rlhf.cluster.processes import ProcessWatch, end, remove_shared_memory, shared_memory_files
+from scale_rlhf.cluster.fitting import Node, misfits
+from scale_rlhf.cluster.processes import ProcessWatch, end, remove_shared_memory, remove_socket_folders, shared_memory_files
 from scale_rlhf.cluster.signals import uninterrupted
-from scale_rlhf.config.resources import local_cluster, shortages
+from scale_rlhf.config.resources import asks, local_cluster
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
 
@@ -51,6 +52,7 @@ def session(
             ray.shutdown()
             end(processes)
             remove_shared_memory(before)
+            remove_socket_folders()
 
 
 def log_folder() -> Path | None:
@@ -63,9 +65,21 @@ def log_folder() -> Path | None:
 
 def import_ray_quietly(config: RunConfig) -> None:
     """Imports Ray with the environment that it reads on import, for a local cluster or for joining one."""
-    for name, value in (_BEFORE_IMPORT | ({} if config.cluster.address else _LOOPBACK)).items():
+    for name, value in (_BEFORE_IMPORT | (_LOOPBACK if _on_loopback(config.cluster.address) else {})).items():
         os.environ.setdefault(name, value)
     import ray  # noqa: F401
+
+
+def nodes() -> list[Node]:
+    """The nodes of the cluster that are alive."""
+    import ray
+
+    return [Node(node["NodeManagerAddress"], node["Resources"], node.get("Labels", {})) for node in ray.nodes() if node["Alive"]]
+
+
+def _on_loopback(address: str | None) -> bool:
+    """Whether a cluster is this machine's alone: its own, or one that is joined at such an address."""
+    return address is None or address.rpartition(":")[0] in ("127.0.0.1", "localhost")
 
 
 def _start(config: RunConfig, shown: Mapping[str, str] | None = None) -> str | None:
@@ -119,9 +133,7 @@ def _private_token() -> None:
 def _check_size(config: RunConfig, stages: Sequence[str]) -> None:
     if config.cluster.address is None:
         return  # checked before anything was started
-    import ray
-
-    has = ray.cluster_resources()
-    mistakes = list(shortages(config, stages, has.get("CPU", 0), has.get("GPU", 0), f"the cluster at {config.cluster.address}"))
+    there = nodes()
+    mistakes = [f"stage {stage}: {mistake}" for stage in stages for mistake in misfits(asks(config, stage), there)]
     if mistakes:
         raise RunError("\n".join(mistakes))

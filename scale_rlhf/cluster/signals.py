@@ -16,13 +16,19 @@ def interruptible() -> Iterator[None]:
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Through SIGINT, so that an asyncio loop that runs meanwhile cancels its task in its own way.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _once)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _once(number: int, frame: object) -> None:
+    """Ray's job server asks a whole tree of processes to end: that reaches a run twice, by itself and through its supervisor."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Through SIGINT, so that an asyncio loop that runs meanwhile cancels its task in its own way.
+    signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -9,15 +9,15 @@ from scale_rlhf.redaction import redacted
 # What may differ: where and on how much a run runs, its deadlines, what it keeps, how long it goes on. All else decides what
 # is learned from what, and the part of the run that is done has followed it.
 _HARMLESS = (
-    "run.folder", "cluster", "limits", "checkpoint", "recovery", "evaluation", "telemetry",
+    "run.folder", "model.shapes", "cluster", "limits", "checkpoint", "recovery", "evaluation", "telemetry",
     "rollout.engines", "rollout.tensor_parallel", "rollout.max_concurrent", "rollout.kv_cache_gb", "rollout.weight_transfer",
-    "rollout.verify_weights", "rollout.gpu_memory_utilization", "overlap.update_wave",
+    "rollout.verify_weights", "rollout.sleep", "rollout.gpu_memory_utilization", "overlap.update_wave",
     "ppo.steps", "ppo.export_every", "ppo.tokens_per_microbatch", "policy.learning_rate", "value.learning_rate", "reward.url",
 )
 _HARMLESS_OF_A_ROLE = (
-    "cpus", "gpus", "threads", "workers", "replicas", "zero_stage", "offload_optimizer", "offload_parameters",
-    "gradient_checkpointing", "tokens_per_batch", "max_wait_ms", "timeout_seconds", "retries", "retry_seconds", "microbatch",
-    "save_every",
+    "cpus", "gpus", "threads", "labels", "resources", "placement", "workers", "replicas", "zero_stage", "offload_optimizer",
+    "offload_parameters", "gradient_checkpointing", "tokens_per_batch", "max_wait_ms", "timeout_seconds", "retries",
+    "retry_seconds", "microbatch", "save_every",
 )
 
 
@@ -44,7 +44,7 @@ def changes(before: RunConfig, after: RunConfig) -> list[Change]:
 def _harmless(key: str) -> bool:
     if any(key == one or key.startswith(f"{one}.") for one in _HARMLESS):
         return True
-    return "." in key and key.split(".", 1)[1] in _HARMLESS_OF_A_ROLE
+    return "." in key and key.split(".")[1] in _HARMLESS_OF_A_ROLE
 
 
 def _flat(values: dict, prefix: str = "") -> dict[str, Any]:

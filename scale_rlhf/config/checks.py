@@ -14,6 +14,8 @@ from scale_rlhf.config.model_checks import check_models
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
 from scale_rlhf.config.schema import DataSource, RunConfig
+from scale_rlhf.config.sizing.plan import plan
+from scale_rlhf.config.sizing.table import mistakes
 from scale_rlhf.config.unused import noted, refused
 from scale_rlhf.errors import ConfigError, DataError
 
@@ -44,8 +46,7 @@ def check(
         *_stages(config, stages, earlier), *_training(config), *_reward(config, stages, earlier), *_reinforcement(config, stages),
         *_overlap(config),
         *_scratch(config), *_data(config, stages), *_import_paths(config), *_attention(config, stages), *_cluster(config, starts),
-        *_telemetry(config, starts),
-        *refused(config), *check_models(config, stages, notes),
+        *_telemetry(config, starts), *refused(config), *check_models(config, stages, notes), *_sizes(config, stages, notes),
     ]
     small = list(_resources(config, stages))
     if starts:
@@ -126,6 +127,11 @@ def _overlap(config: RunConfig) -> Iterator[str]:
         yield (f"overlap.correction: anchor: proximal with {why} needs a weight. The clip is then around the recomputed policy, "
                "and nothing says that the samples came from another: the loss would be that of data the policy never sampled. "
                "Set overlap.correction to truncated, token_mask or sequence_mask, or overlap.anchor: behaviour")
+    if config.rollout.sleep and not config.rollout.gpus:
+        yield "rollout.sleep: engines give up the memory of a GPU, and rollout.gpus is 0; set rollout.gpus, or leave it out"
+    if config.rollout.sleep and overlap.max_staleness:
+        yield (f"rollout.sleep: engines that sleep during the update cannot decode for the next batch; found max_staleness: "
+               f"{overlap.max_staleness}, expected 0")
     if ppo.advantages == "group_relative" and ppo.responses_per_prompt < 2:
         yield ("ppo.responses_per_prompt: ppo.advantages: group_relative compares the responses to one prompt and needs at "
                f"least 2; found {ppo.responses_per_prompt}")
@@ -195,10 +201,22 @@ def _cluster(config: RunConfig, starts: bool) -> Iterator[str]:
     cluster = config.cluster
     if cluster.object_store_gb < _SMALLEST_STORE_GB:
         yield f"cluster.object_store_gb: expected at least {_SMALLEST_STORE_GB:g}; found {cluster.object_store_gb:g}"
+    if cluster.nodes > 1 and cluster.address is None:
+        yield (f"cluster.nodes: a cluster that a run starts is this machine alone; found {cluster.nodes}. Give the address of "
+               "one with more nodes as cluster.address (auto: the one that this machine is part of)")
     if starts and cluster.address is None and cluster.gpus and cluster.gpus > machine_gpus():
         yield f"cluster.gpus: this machine has {machine_gpus()} GPUs; found {cluster.gpus}"
 
 
+def _sizes(config: RunConfig, stages: Sequence[str], notes: list[str]) -> Iterator[str]:
+    """Do the roles fit the GPUs that are planned for."""
+    try:
+        found = plan(config, stages)
+    except ConfigError as error:
+        yield str(error)
+        return
+    notes += found.models.unknown
+    yield from mistakes(config, found)
 def _telemetry(config: RunConfig, starts: bool) -> Iterator[str]:
     for name in ("wandb", "mlflow"):
         if starts and getattr(config.telemetry, name) and find_spec(name) is None:

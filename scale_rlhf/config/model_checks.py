@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scale_rlhf.config.model_files import HubUnreachable, ModelFiles, model_files, pickled_weights
-from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.schema import RunConfig, ScratchSection
+from scale_rlhf.config.sizing.engine import Cut, tensor_parallel_problem
+from scale_rlhf.config.sizing.shapes import shipped
 from scale_rlhf.errors import ConfigError
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # of vLLM's CPU backend; others die at the first request
@@ -15,14 +17,17 @@ def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> 
     """Yields what is wrong; appends to `notes` what could not be checked because the hub cannot be reached."""
     yield from _template(config.model.chat_template)
     files: dict[str, ModelFiles] = {}
+    sizes: dict[str, ModelFiles] = {}  # of models that are out of reach and whose shape is known
     for key, path in _given(config, stages):
         try:
             files[key] = model_files(path, key)
         except ConfigError as error:
             yield str(error)
         except HubUnreachable:
-            notes.append("not made: the hub cannot be reached: head size, context, chat template, end token and vocabulary "
-                         f"of {path} ({key})")
+            if known := _named_shape(config, path):
+                sizes[key] = known
+            sized = "" if known else "head size, context, "
+            notes.append(f"not made: the hub cannot be reached: {sized}chat template, end token and vocabulary of {path} ({key})")
     for key, model in files.items():
         yield from _code(config, key, model)
         if model.local and (problem := pickled_weights(model.path)):
@@ -30,9 +35,18 @@ def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> 
         if key != "reward.model":
             yield from _tokenizer(config, key, model)
     if "ppo" in stages or "evaluate" in stages:
-        yield from _engine(config, files)
+        yield from _engine(config, files | sizes)
         yield from _vocabularies(files)
-    yield from _lengths(config, stages, files)
+    yield from _lengths(config, stages, files | sizes)
+
+
+def _named_shape(config: RunConfig, path: str) -> ModelFiles | None:
+    """What model.shapes says of a model; None where it says nothing, or (which the plan complains about) nothing right."""
+    try:
+        shape = shipped(config.model.shapes[path])
+    except (KeyError, ConfigError):
+        return None
+    return ModelFiles(path, shape, local=False, text_config=shape.get("text_config") or shape)
 
 
 def _template(path: str | None) -> Iterator[str]:
@@ -89,10 +103,9 @@ def _engine(config: RunConfig, files: dict[str, ModelFiles]) -> Iterator[str]:
         near = min(CPU_HEAD_SIZES, key=lambda known: abs(known - (size or 0)))
         yield (f"{where}: head size {size}, and vLLM's CPU backend has {', '.join(map(str, CPU_HEAD_SIZES))} only; "
                + (f"the nearest is {near}" if not model else "take another model, or give rollout.gpus"))
-    if heads and heads % ranks:
-        yield f"rollout.tensor_parallel: must divide the model's {heads} attention heads; found {ranks}"
-    if kv and max(kv, ranks) % min(kv, ranks):
-        yield f"rollout.tensor_parallel: must divide the model's {kv} key-value heads, or be a multiple of them; found {ranks}"
+    wide, words = _wide(model, scratch)
+    if problem := tensor_parallel_problem(Cut(heads, kv, wide, words), ranks):
+        yield f"rollout.tensor_parallel: {problem}"
     tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
     if size and layers and kv and not config.rollout.gpus:
         need = 2 * layers * kv * size * _BYTES[config.rollout.dtype] * tokens / 1e9
@@ -104,6 +117,13 @@ def _engine(config: RunConfig, files: dict[str, ModelFiles]) -> Iterator[str]:
 def _generator(files: dict[str, ModelFiles]) -> tuple[str | None, ModelFiles | None]:
     key = next((key for key in ("policy.model", "sft.model", "model.path") if key in files), None)
     return key, files.get(key)
+
+
+def _wide(model: ModelFiles | None, scratch: ScratchSection) -> tuple[int | None, int | None]:
+    """Width of the feed-forward layers, tokens of the vocabulary."""
+    if model is None:
+        return scratch.intermediate_size, scratch.vocabulary
+    return model.text_config.get("intermediate_size"), model.text_config.get("vocab_size")
 
 
 def _layers(model: ModelFiles) -> int | None:

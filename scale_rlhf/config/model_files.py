@@ -9,6 +9,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,8 @@ from scale_rlhf.errors import ConfigError
 
 HUB_SECONDS = 5.0  # for one small file
 LARGEST_FILE = 50_000_000  # bytes that are read of one
-_SIZES = ("head_dim", "hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "max_position_embeddings")
+_SIZES = ("head_dim", "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads",
+          "num_hidden_layers", "max_position_embeddings")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _NO_WEIGHTS = ("training_args.bin",)
 _NAMES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -85,16 +87,29 @@ class ModelFiles:
 
 def model_files(path: str, key: str) -> ModelFiles:
     """Files of the model at `path`; ConfigError names `key` where it cannot be, HubUnreachable where nobody can tell."""
-    read = _local_file(path, key) if is_local(path) else lambda name: _hub_file(path, name, key)
+    read = _reader(path, key)
     config, tokenizer, special, template = (read(name) for name in _NAMES)
-    if config is None:
-        raise ConfigError(f"{key}: {path} has no config.json; expected a Hugging Face model folder or a hub name")
-    config = _json(config, f"{key}: {path}/config.json")
+    config = _config(config, path, key)
     settings = _json(tokenizer, f"{key}: {path}/tokenizer_config.json")
     tokens = _json(special, f"{key}: {path}/special_tokens_map.json")
-    text_config = config.get("text_config") or config
-    _check_sizes(text_config, f"{key}: {path}/config.json")
-    return ModelFiles(path, config, settings, tokens, template, is_local(path), text_config=text_config)
+    return ModelFiles(path, config, settings, tokens, template, is_local(path), text_config=config.get("text_config") or config)
+
+
+def config_file(path: str, key: str) -> dict:
+    """config.json of the model at `path`, found and checked as by `model_files`."""
+    return _config(_reader(path, key)("config.json"), path, key)
+
+
+def _reader(path: str, key: str) -> Callable[[str], str | None]:
+    return _local_file(path, key) if is_local(path) else lambda name: _hub_file(path, name, key)
+
+
+def _config(text: str | None, path: str, key: str) -> dict:
+    if text is None:
+        raise ConfigError(f"{key}: {path} has no config.json; expected a Hugging Face model folder or a hub name")
+    config = _json(text, f"{key}: {path}/config.json")
+    _check_sizes(config.get("text_config") or config, f"{key}: {path}/config.json")
+    return config
 
 
 def _check_sizes(config: object, where: str) -> None:

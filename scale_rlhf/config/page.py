@@ -85,7 +85,7 @@ def _type(annotation: object) -> str:
     if origin is tuple:
         return f"{len(arguments)} numbers"
     if origin is dict:
-        return "names by name"
+        return f"{_type(arguments[1])} by name"
     below = section_type(annotation)
     if below:
         return "source" if below.__name__ == "DataSource" else "section"

@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scale_rlhf.config.schema import Placed, RunConfig
@@ -11,29 +11,39 @@ from scale_rlhf.config.schema import Placed, RunConfig
 
 @dataclass(frozen=True)
 class Ask:
-    """Processes of one role, each with so many CPUs and GPUs."""
+    """Processes of one role, and what each of them needs of the node that it runs on."""
 
     role: str
     processes: int
     cpus: float
     gpus: float
+    resources: Mapping[str, float] = field(default_factory=dict)  # others that Ray counts
+    labels: Mapping[str, str] = field(default_factory=dict)
+    placement: str = "pack"
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """Of one process, as Ray counts."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {}) | dict(self.resources)
 
     def __str__(self) -> str:
-        return f"{self.role} {self.processes} × ({self.cpus:g} CPUs, {self.gpus:g} GPUs)"
+        more = "".join(f", {amount:g} {name}" for name, amount in self.resources.items())
+        labels = " and ".join(f"{key}={value}" for key, value in self.labels.items())
+        where = f" on nodes with {labels}" if labels else ""
+        return f"{self.role} {self.processes} × ({self.cpus:g} CPUs, {self.gpus:g} GPUs{more}){where}"
 
 
 def asks(config: RunConfig, stage: str) -> list[Ask]:
-    """What the processes of `stage` that run at the same time ask for."""
+    """What the processes of `stage` that run at the same time ask for. An engine is one process that owns its ranks' GPUs."""
     if stage in ("base", "sft", "reward"):
         section = {"base": config.base, "sft": config.sft, "reward": config.reward_model}[stage]
         return [_ask(stage, section, section.workers)]
     if stage != "ppo":
         return []
     reward = config.reward
-    rollout = config.rollout
     scorers = 0 if reward.url else reward.replicas * (1 if reward.function else reward.workers)
     return [
-        _ask("rollout", rollout, rollout.engines, rollout.tensor_parallel),
+        _ask("rollout", config.rollout, config.rollout.fewest, config.rollout.tensor_parallel),
         _ask("reward", reward, scorers),
         _ask("reference", config.reference, config.reference.replicas * config.reference.workers),
         _ask("policy", config.policy, config.policy.workers),
@@ -42,7 +52,7 @@ def asks(config: RunConfig, stage: str) -> list[Ask]:
 
 
 def _ask(role: str, section: Placed, processes: int, ranks: int = 1) -> Ask:
-    return Ask(role, processes * ranks, section.cpus, section.gpus)
+    return Ask(role, processes, section.cpus * ranks, section.gpus * ranks, section.resources, section.labels, section.placement)
 
 
 def shortages(config: RunConfig, stages: Iterable[str], cpus: float, gpus: float, has: str) -> Iterator[str]:

@@ -5,7 +5,17 @@ Imports no torch: a login node can validate a run.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 Dtype = Literal["float32", "bfloat16"]
 ZeroStage = Literal[0, 1, 2, 3]
@@ -42,6 +52,7 @@ class ScratchSection(Section):
 
 class ModelSection(Section):
     path: str | None = Field(None, description="Folder or hub name of the model to start from. null: train `scratch` on the base text.")
+    shapes: dict[str, str] = Field({}, description="Hub name: shape that ships with the project (llama-3.1-8b, …) or folder with a config.json, to plan with where the hub is not at hand.")
     scratch: ScratchSection = ScratchSection()
     chat_template: str | None = Field(None, description="File of a Jinja chat template. null: the tokenizer's own; a scratch model gets a short one.")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Attention kernel of training, reward and reference.")
@@ -108,6 +119,9 @@ class Placed(Section):
     cpus: PositiveFloat = Field(1.0, description="CPUs of each process, for placement; fractions share one.")
     gpus: NonNegativeFloat = Field(0.0, description="GPUs of each process; fractions share one.")
     threads: PositiveInt = Field(1, description="Compute threads of each process on CPU.")
+    labels: dict[str, str] = Field({}, description="Labels that a node must have for this role, as given to `ray start --labels`, such as {role: rollout}.")
+    resources: dict[str, PositiveFloat] = Field({}, description="Further Ray resources that each process takes, as given to `ray start --resources`.")
+    placement: Literal["pack", "spread"] = Field("pack", description="Its processes on as few nodes as possible, or on as many. An engine's or a replica's own ranks are never told apart.")
 
 
 class TrainedRole(Placed, Optimisation):
@@ -152,8 +166,21 @@ class RewardModelSection(SupervisedSection):
     minimum_gap: NonNegativeFloat = Field(0.5, description="Pairs are made of responses whose mean ratings differ by at least this.")
 
 
+class EngineRange(Section):
+    """As many engines as there is room for: more when a node joins the cluster, fewer when one leaves."""
+
+    min: PositiveInt = Field(1, description="With fewer a run does not start, and stops where it stays so.")
+    max: PositiveInt = Field(1, description="Never more.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "EngineRange":
+        if self.min > self.max:
+            raise ValueError(f"min is at most max; found {self.min} and {self.max}")
+        return self
+
+
 class RolloutSection(Placed):
-    engines: PositiveInt = Field(1, description="vLLM engines, each an actor.")
+    engines: PositiveInt | EngineRange = Field(1, description="vLLM engines, each an actor; or {min: …, max: …}: as many as the cluster has room for, while it grows and shrinks.")
     tensor_parallel: PositiveInt = Field(1, description="Ranks of one engine.")
     dtype: Dtype = Field("float32", description="Type that the engine computes in.")
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature; training divides logits by the same.")
@@ -165,9 +192,23 @@ class RolloutSection(Placed):
     ignore_end: bool = Field(False, description="Generate max_response_tokens always.")
     max_concurrent: PositiveInt = Field(64, description="Samples that one engine decodes at once.")
     kv_cache_gb: PositiveFloat = Field(0.25, description="Memory of the key-value cache of one engine on CPU.")
-    weight_transfer: Literal["auto", "shared_memory", "broadcast", "nccl", "ipc"] = Field("auto", description="How weights reach engines. auto: nccl with GPUs; without, shared_memory where policy and engines share a host, else broadcast over the network.")
+    weight_transfer: Literal["auto", "shared_memory", "network", "nccl", "ipc"] = Field("auto", description="How weights reach engines. auto: nccl with GPUs; without, shared_memory where policy and engines share a host, else over the network.")
     verify_weights: bool = Field(False, description="After every update, prove that the engine computes with the trainer's weights, tensor by tensor.")
     gpu_memory_utilization: float = Field(0.85, gt=0, lt=1, description="Share of a GPU that an engine may take.")
+    sleep: bool = Field(False, description="Engines give up their GPU memory while the learner updates (vLLM's sleep mode), so that both take turns on the same GPUs. With overlap.max_staleness 0 alone.")
+
+    @property
+    def elastic(self) -> bool:
+        """Whether engines may come and go."""
+        return isinstance(self.engines, EngineRange)
+
+    @property
+    def fewest(self) -> int:
+        return self.engines.min if isinstance(self.engines, EngineRange) else self.engines
+
+    @property
+    def most(self) -> int:
+        return self.engines.max if isinstance(self.engines, EngineRange) else self.engines
 
 
 class RewardSection(FrozenRole):
@@ -263,6 +304,9 @@ class ClusterSection(Section):
     address: str | None = Field(None, description="Ray cluster to join. null: start one on this machine, on loopback.")
     cpus: PositiveFloat | None = Field(None, description="CPUs of the local cluster. null: the machine's.")
     gpus: NonNegativeInt | None = Field(None, description="GPUs of the local cluster. null: the machine's.")
+    nodes: PositiveInt = Field(1, description="Nodes that the run is planned for.")
+    gpus_per_node: PositiveInt | None = Field(None, description="GPUs of each node that the run is planned for. null: their number is not checked.")
+    gpu_gb: PositiveFloat | None = Field(None, description="Memory of a GPU that the run is planned for, in GB of 10⁹ bytes. null: whether roles fit is not checked.")
     object_store_gb: PositiveFloat = Field(0.5, description="Shared memory of the local cluster's object store.")
     dashboard: bool = Field(True, description="Start Ray's dashboard, on loopback.")
 

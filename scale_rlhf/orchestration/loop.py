@@ -229,6 +229,8 @@ class Loop:
 
     async def _update(self, version: int, batch: list[Scored]) -> dict[str, float]:
         """Policy and value update at the same time; the value's end is awaited beside publishing."""
+        if self.config.rollout.sleep:
+            await self.roles.rollout.sleep()
         training = TrainingBatch(
             [one.sample for one in batch], np.asarray([one.score for one in batch], dtype=np.float32),
             [one.reference_logprobs for one in batch], self.kl_coefficient, await self._proximal(batch),

@@ -19,6 +19,7 @@ from scale_rlhf.orchestration.roles import Roles
 
 PROMPTS = 2
 TOKENS = 16
+Found = list[tuple[np.ndarray, int]]  # log-probabilities of each probe, and the version that an engine held
 FLOAT32_GAP, BFLOAT16_GAP = 1e-4, 0.15  # nats; bfloat16 keeps 8 bits of a logit
 
 
@@ -44,10 +45,13 @@ class Parity:
         """Have every engine answer, and compare what it sampled. Raises RunError past the limit."""
         if not self.prompts:
             return {}
+        places = self.roles.rollout.health.serving
         samples = await self.roles.rollout.probe(self.prompts, min(TOKENS, self.config.rollout.max_response_tokens))
         self.shown = [fit for sample in samples[: len(self.prompts)] if (fit := self._fitting(sample))]
         found = [(sample.logprobs, int(sample.versions.max())) for sample in samples]
-        return self._compared(version, found, await self.roles.policy.logprobs(samples))
+        trainer, count = await self.roles.policy.logprobs(samples), len(self.prompts)
+        engines = {place: found[i * count : (i + 1) * count] for i, place in enumerate(places)}
+        return self._compared(version, engines, trainer)
 
     async def trainer(self, version: int) -> list[np.ndarray]:
         """The trainer's side of the probe, at temperature 1; nothing where none is due. The policy must be at `version`."""
@@ -62,18 +66,20 @@ class Parity:
         engines = await self.roles.rollout.score(self.shown)
         if not engines:
             return {}  # none serves at this moment
-        return self._compared(version, [one for engine in engines for one in engine], trainer * len(engines))
+        return self._compared(version, engines, trainer * len(engines))
 
-    def _compared(self, version: int, engines: list[tuple[np.ndarray, int]], trainer: list[np.ndarray]) -> dict[str, float]:
-        gaps = [np.abs(logprobs - theirs) for (logprobs, _), theirs in zip(engines, trainer, strict=True)]
-        behind = {held for _, held in engines} - {version}
+    def _compared(self, version: int, engines: dict[int, Found], trainer: list[np.ndarray]) -> dict[str, float]:
+        """engines: by place. trainer: log-probabilities in the same order."""
+        found = [(place, *one) for place, each in engines.items() for one in each]
+        gaps = [np.abs(logprobs - theirs) for (_, logprobs, _), theirs in zip(found, trainer, strict=True)]
+        behind = {held for *_, held in found} - {version}
         worst = max(range(len(gaps)), key=lambda i: gaps[i].max())
         largest = float(gaps[worst].max())
         if behind or not largest <= self.limit:
             says = f"it says it holds version {sorted(behind)}" if behind else f"they differ by up to {largest:.3g} nats"
-            engine = worst * self.config.rollout.engines // len(gaps)
+            place = next(place for place, _, held in found if held in behind) if behind else found[worst][0]
             raise RunError(
-                f"rollout engine {engine} and the policy disagree at version {version}: {says}, the limit is {self.limit:g} "
+                f"rollout engine {place} and the policy disagree at version {version}: {says}, the limit is {self.limit:g} "
                 "(limits.parity_gap). The engine holds other weights than the policy, or one of them computes in another type or "
                 "with another kernel. Samples of it would be trained on with wrong ratios, so the run stops here. Compare "
                 "rollout.dtype with policy.dtype; if they must differ, raise limits.parity_gap to what you measure at version 0"

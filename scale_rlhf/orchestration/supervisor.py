@@ -32,7 +32,7 @@ def tell_folder(path: Path) -> None:
 
 def supervise(command: list[str], again: Callable[[str], list[str]]) -> int:
     """Run `command` to its end, `again(folder)` where it was killed. Returns its exit status, as a shell gives it."""
-    from scale_rlhf.cluster.processes import remove_shared_memory, shared_memory_files
+    from scale_rlhf.cluster.processes import remove_shared_memory, remove_socket_folders, shared_memory_files
 
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what outlives the run becomes ours to end
     before, killed = shared_memory_files(), deque()
@@ -45,6 +45,7 @@ def supervise(command: list[str], again: Callable[[str], list[str]]) -> int:
                 return os.WEXITSTATUS(status)
             _end_the_rest()
             remove_shared_memory(before)
+            remove_socket_folders()
             name = signal.Signals(os.WTERMSIG(status)).name
             if asked or folder is None or not _may_restart(killed):
                 _say(f"the run was ended by {name}" + (f"; go on with: scale-rlhf resume {folder}" if folder else ""))

@@ -14,10 +14,11 @@ from typing import Any
 
 from scale_rlhf.cluster import names
 from scale_rlhf.cluster.device import environment
+from scale_rlhf.cluster.placement import until_granted
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError, RunError
 from scale_rlhf.experience.sample import Sample, step_of
-from scale_rlhf.orchestration.deadlines import within
+from scale_rlhf.orchestration.deadlines import RoleFailed, within
 from scale_rlhf.orchestration.health import Budget, Health
 from scale_rlhf.reward.calls import Calls
 from scale_rlhf.reward.function_worker import FunctionWorker
@@ -25,6 +26,8 @@ from scale_rlhf.reward.interface import ScoringFailed
 from scale_rlhf.reward.retries import with_retries
 from scale_rlhf.reward.text import Reader
 from scale_rlhf.telemetry.spans import Span
+
+_STARTS = 3  # tries to start a process in the place of another
 
 
 class FunctionReward:
@@ -95,8 +98,15 @@ class FunctionReward:
             for news in ("died", "restart"):
                 self.health.tell(place, news)
             ray.kill(actor)
-            self._actors[place] = self._made(place)
-            await self._loaded(place)
+            for left in reversed(range(_STARTS)):  # where its node dies, the next may begin on it before anybody knows
+                await until_granted([self._options[place]], self.limits.start_seconds, self._who(place))
+                self._actors[place] = self._made(place)
+                try:
+                    await self._loaded(place)
+                    break
+                except RoleFailed:
+                    if not left:
+                        raise
             self.health.tell(place, "started")
 
     async def metrics(self) -> dict[str, float]:

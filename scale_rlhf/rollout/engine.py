@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scale_rlhf.cluster.processes import socket_folder
 from scale_rlhf.config.schema import OverlapSection, RolloutSection
 from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Prompt, Sample
@@ -47,9 +48,14 @@ class RolloutEngine:
         self.recorded = Spans()
         self.decoding = DecodeClock(self.recorded)
         self.tokens = self.requests = 0
+        self.asleep = False
 
     async def start(self) -> None:
         """Load the model; the engine then serves version 0."""
+        # All ranks of an engine are on this host. Left alone, gloo looks for the interface that the host's name means, which
+        # takes half a minute a group where nobody knows that name.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ["VLLM_RPC_BASE_PATH"] = str(socket_folder())  # else they lie about in /tmp, for all to reach
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -64,11 +70,11 @@ class RolloutEngine:
         logs.at_step(1)
         logs.LOGGER.info("serves %s", self.model)
 
-    def place(self) -> tuple[str, str]:
-        """(Ray's id of this actor's node, its address)."""
+    def place(self) -> str:
+        """Ray's id of this actor's node."""
         import ray
 
-        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+        return ray.get_runtime_context().get_node_id()
 
     def _arguments(self) -> dict[str, Any]:
         from vllm.platforms import current_platform
@@ -93,7 +99,7 @@ class RolloutEngine:
                 # our environment here: a process and two messages a token less. It turns "uni" into "mp", the name not.
                 arguments["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
         else:
-            arguments |= {"gpu_memory_utilization": rollout.gpu_memory_utilization}
+            arguments |= {"gpu_memory_utilization": rollout.gpu_memory_utilization, "enable_sleep_mode": rollout.sleep}
         return arguments
 
     async def generate(self, prompt: Prompt, *, temperature: float | None = None, max_tokens: int | None = None) -> Sample:
@@ -132,7 +138,7 @@ class RolloutEngine:
                 self.decoding.leave()
 
     async def begin_transfer(self, init_info: dict[str, Any]) -> None:
-        """Make the transport ready; nccl and broadcast meet the trainer here."""
+        """Make the transport ready; nccl meets the trainer here."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         await self.engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
@@ -167,6 +173,11 @@ class RolloutEngine:
         await self.receive({"version": version})
         return {"stopped_seconds": await self.thaw(version)}
 
+    async def sleep(self) -> None:
+        """Give up the GPU's memory until the next version: weights go to the host's, the empty cache is dropped."""
+        await self.engine.sleep(level=1)
+        self.asleep = True
+
     async def freeze(self) -> None:
         """Stop decoding (when draining, once all running samples have ended), and open an update."""
         if self.drains:
@@ -174,6 +185,8 @@ class RolloutEngine:
         # Not `pause_generation`: it also sleeps for 20 ms after the engine has stopped.
         await self.engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=self.overlap.recompute_cache)
         self.decoding.freeze()
+        if self.asleep:
+            await self.engine.wake_up(["weights"])
         self.stopped, self.stopped_at = time.monotonic(), self.recorded.clock()
         await self.engine.start_weight_update()
 
@@ -189,6 +202,9 @@ class RolloutEngine:
         fingerprints: of the version, where it was not staged.
         """
         await self.engine.finish_weight_update(str(version))
+        if self.asleep:
+            await self.engine.wake_up(["kv_cache"])
+            self.asleep = False
         if self.rollout.verify_weights:
             await self.verify(version, self.published if fingerprints is None else fingerprints)
         await self.engine.resume_generation()

@@ -2,6 +2,7 @@
 
 An engine that dies, or falls silent, is replaced while the others go on; its samples are issued again, and give the same
 tokens, since these follow from the weights and the sample's seed alone. It serves nothing before it has the current weights.
+Engines that may come and go (rollout.engines: {min, max}) are started when the cluster has a node for them, and given up with it.
 """
 
 import asyncio
@@ -13,24 +14,26 @@ import numpy as np
 
 from scale_rlhf.cluster import names
 from scale_rlhf.cluster.actors import Process, end, identify
+from scale_rlhf.cluster.placement import until_granted
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.errors import UserError
+from scale_rlhf.errors import RunError, UserError
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.deadlines import RoleFailed, within
 from scale_rlhf.orchestration.health import Budget, Health
 from scale_rlhf.rollout.balance import Balance
 from scale_rlhf.rollout.engine import RolloutEngine
 from scale_rlhf.telemetry.spans import Span
-from scale_rlhf.weights.choice import backend
+from scale_rlhf.weights.choice import GROUPS, backend
 
 WAITING_CALLS = 100_000  # that Ray lets into an engine actor at once; admission bounds them long before
+_LOOK = 1.0  # seconds between looks whether there is a node for an engine
 _TRIES = 3  # of a sample whose engine fails under it: past that it may be the sample
 
 Published = tuple[int, dict[str, Any]]  # a version, and what engines load it from
 
 
 class RolloutFleet:
-    """config.rollout.engines engines of one model. Used from one asyncio loop."""
+    """Engines of one model, as many as config.rollout.engines says. Used from one asyncio loop."""
 
     actor: type[RolloutEngine] = RolloutEngine
 
@@ -42,7 +45,7 @@ class RolloutFleet:
         """
         self.config, self.model, self.end_token_ids, self.budget = config, model, list(end_token_ids), budget
         self.namespace = namespace
-        self.engines: list = []
+        self.engines: list = []  # by place; None where there is none yet
         self.processes: list[list[Process]] = []  # of each engine
         self.balance = Balance(0)
         self.replaceable = budget is not None
@@ -52,39 +55,38 @@ class RolloutFleet:
         self._repairs: set[asyncio.Task] = set()
         self.failed: asyncio.Future | None = None  # of repairs that cannot be made; whoever waits for an engine looks
 
-    async def start(self, options: Sequence[dict]) -> None:
-        """Start every engine at once; each then serves version 0. options: Ray's, of each engine."""
-        self.options = list(options)
-        self.failed = asyncio.get_running_loop().create_future()
-        self.engines = [self._actor(number) for number in range(len(options))]
-        self.balance = Balance(len(self.engines))
-        self.health = Health([names.engine(i) for i in range(len(options))], time.monotonic, stale=True)
-        await asyncio.gather(*(self._call(i, "start", seconds=self.config.limits.start_seconds, what="start")
-                               for i in range(len(self.engines))))
-        self.processes = [[] for _ in self.engines]
-        await asyncio.gather(*(self._identify(i) for i in range(len(self.engines))))
+    async def start(self, options: Sequence[dict], granted: Callable[[int], bool] | None = None) -> None:
+        """Start every engine at once; each then serves version 0. options: Ray's, of each engine.
 
-    async def places(self) -> list[tuple[str, str]]:
-        """(Ray's id of its node, the node's address) of every engine."""
+        granted: whether there is a node for an engine now, where they may come and go: those without one start later.
+        """
+        self.options, self.granted = list(options), granted
+        self.failed = asyncio.get_running_loop().create_future()
+        places = range(len(options))
+        present = [place for place in places if granted is None or await asyncio.to_thread(granted, place)]
+        self.engines, self.processes = [None for _ in places], [[] for _ in places]
+        self.balance = Balance(len(options))
+        self.health = Health([names.engine(place) for place in places], time.monotonic, stale=True)
+        for place in {*places} - {*present}:
+            self.health.tell(place, "died")
+            self.balance.set_out(place, True)
+        for place in present:
+            self.engines[place] = self._actor(place)
+        await asyncio.gather(*(self._call(place, "start", seconds=self.config.limits.start_seconds, what="start")
+                               for place in present))
+        await asyncio.gather(*map(self._identify, present))
+        for place in {*places} - {*present}:
+            self._repair(self._join(place))
+
+    async def places(self) -> list[str]:
+        """Ray's id of every engine's node."""
         return [place for place in await self._each("place", seconds=self.config.limits.start_seconds, what="its node") if place]
 
-    async def open_transport(self, meeting: dict[str, Any] | None) -> None:
-        """Engines join where the policy waits for them (broadcast); None: there is nothing to join.
-
-        Where they meet in a group, that group is lost with one of them: none is replaced alone.
+    def open_transport(self, transport: str) -> None:
+        """How versions will come. vLLM's own ways are groups of the policy and all engines, lost with any one of them: then no
+        engine is replaced alone.
         """
-        if meeting is None:
-            return
-        self.replaceable = False
-        loopback = meeting["address"].startswith("127.")
-        workers = self.config.rollout.tensor_parallel
-        places = await self.places()
-        await asyncio.gather(*(
-            self._call(i, "begin_transfer",
-                       meeting | {"first_rank": 1 + i * workers, "bind": meeting["address"] if loopback else places[i][1]},
-                       seconds=self.config.limits.start_seconds, what="joining the weight transport")
-            for i in range(len(self.engines))
-        ))
+        self.replaceable = self.budget is not None and transport not in GROUPS
 
     async def generate(self, prompt: Prompt, **sampling: Any) -> Sample:
         """One response. sampling: temperature and max_tokens, where they are not the rollout's."""
@@ -125,23 +127,27 @@ class RolloutFleet:
                 "stopped_seconds": max((one["stopped_seconds"] for one in taken if one), default=0.0),
                 "load_seconds": time.monotonic() - started}
 
+    async def sleep(self) -> None:
+        """Every engine gives up its GPU's memory, until it takes the next version."""
+        await self._each("sleep", seconds=self.config.limits.publish_seconds, what="going to sleep")
+
     async def probe(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Sample]:
-        """Responses of every engine to the same prompts: [engines × prompts]."""
+        """Responses of every engine that serves to the same prompts: [engines × prompts]."""
         seconds = self.config.limits.generate_seconds
         return list(await asyncio.gather(*(
-            self._call(i, "generate", prompt, seconds=seconds, what="probe", max_tokens=max_tokens)
-            for i in range(len(self.engines)) for prompt in prompts
+            self._call(place, "generate", prompt, seconds=seconds, what="probe", max_tokens=max_tokens)
+            for place in self.health.serving for prompt in prompts
         )))
 
-    async def score(self, samples: Sequence[Sample]) -> list[list[tuple[np.ndarray, int]]]:
-        """What every engine gives to responses that it is shown, [engine][sample]: see `RolloutEngine.score`."""
+    async def score(self, samples: Sequence[Sample]) -> dict[int, list[tuple[np.ndarray, int]]]:
+        """What every engine that serves gives to responses that it is shown, by its place: see `RolloutEngine.score`."""
         seconds = self.config.limits.generate_seconds
 
         async def one(place: int) -> list[tuple[np.ndarray, int]]:
             calls = (self._call(place, "score", sample, seconds=seconds, what="probe") for sample in samples)
             return await asyncio.gather(*calls)
 
-        return [each for each in await self._all(one) if each is not None]
+        return {place: each for place, each in enumerate(await self._all(one)) if each is not None}
 
     async def metrics(self) -> dict[str, float]:
         """Sums over engines: tokens and busy_seconds since the last call, samples running and waiting now; engines that serve."""
@@ -159,8 +165,9 @@ class RolloutFleet:
         for repair in self._repairs:
             repair.cancel()
         await asyncio.gather(*self._repairs, return_exceptions=True)
-        await asyncio.gather(*(asyncio.wait_for(_ended(engine), 15.0) for engine in self.engines), return_exceptions=True)
-        end(self.engines, [one for each in self.processes for one in each])
+        engines = [engine for engine in self.engines if engine is not None]
+        await asyncio.gather(*(asyncio.wait_for(_ended(engine), 15.0) for engine in engines), return_exceptions=True)
+        end(engines, [one for each in self.processes for one in each])
         self.engines = []
         if self.failed is not None:
             self.failed.cancel()
@@ -216,7 +223,10 @@ class RolloutFleet:
             return
         failure = failure.seen(self.processes[place])
         self.balance.set_out(place, True)
-        repair = asyncio.create_task(self._replace(place, failure))
+        self._repair(self._replace(place, failure))
+
+    def _repair(self, work: Coroutine) -> None:
+        repair = asyncio.create_task(work)
         self._repairs.add(repair)
         repair.add_done_callback(self._repaired)
 
@@ -234,25 +244,50 @@ class RolloutFleet:
         return self.health.tell(place, "answered")
 
     async def _replace(self, place: int, failure: RoleFailed) -> None:
-        """A new engine in the place of a dead one; again, while there is budget."""
+        """A new engine in the place of a dead one; again, while there is budget. Where its node left, one joins later."""
         while True:
+            end([self.engines[place]], self.processes[place])
+            if self.granted and not await asyncio.to_thread(self.granted, place):
+                self.budget.tell(f"{failure}\n  {self._name(place)} left with its node; another starts when there is room for it")
+                return await self._join(place)
             await asyncio.sleep(self.budget.spend(self._name(place), str(failure)))
-            self.health.tell(place, "restart")
             try:
-                end([self.engines[place]], self.processes[place])
-                self.engines[place] = self._actor(place)
-                await self._call(place, "start", seconds=self.config.limits.start_seconds, what="start")
-                await self._identify(place)
-                self.health.tell(place, "started")
-                await self._catch_up(place)
+                return await self._begin(place)
             except RoleFailed as again:
                 failure = again
-                self.health.tell(place, "died")
-                continue
-            self.health.tell(place, "loaded")
-            self.balance.set_out(place, False)
-            self._back.set()
-            return
+
+    async def _join(self, place: int) -> None:
+        """An engine in a place that has had no node, once it has one. Waits for ever, where others serve meanwhile."""
+        alone_since = None
+        while not await asyncio.to_thread(self.granted, place):
+            enough = len(self.health.serving) >= self.config.rollout.fewest
+            alone_since = None if enough else alone_since or time.monotonic()
+            if alone_since and time.monotonic() - alone_since > self.config.limits.start_seconds:
+                raise RunError(f"{len(self.health.serving)} engines serve, rollout.engines.min is {self.config.rollout.fewest}, "
+                               f"and the cluster has had no room for another for {self.config.limits.start_seconds:g} s")
+            await asyncio.sleep(_LOOK)
+        try:
+            await self._begin(place)
+        except RoleFailed as failure:
+            return await self._replace(place, failure)
+        self.budget.tell(f"{self._name(place)} has joined: {len(self.health.serving)} engines serve")
+
+    async def _begin(self, place: int) -> None:
+        """Start an engine, and have it serve once it has the newest weights. Raises RoleFailed."""
+        self.health.tell(place, "restart")
+        try:
+            await until_granted([self.options[place]], self.config.limits.start_seconds, self._name(place))
+            self.engines[place] = self._actor(place)
+            await self._call(place, "start", seconds=self.config.limits.start_seconds, what="start")
+            await self._identify(place)
+            self.health.tell(place, "started")
+            await self._catch_up(place)
+        except RoleFailed:
+            self.health.tell(place, "died")
+            raise
+        self.health.tell(place, "loaded")
+        self.balance.set_out(place, False)
+        self._back.set()
 
     async def _catch_up(self, place: int) -> None:
         """Load the newest version; a newer one may be published meanwhile, and take the place of the bytes being read."""

@@ -92,10 +92,10 @@ class Training:
         self.record.tell(f"{failure}.{kept} Its samples are left out")
 
     async def _attempt(self) -> dict[str, int]:
-        roles = Roles(self.config, self.models, self.end_token_ids, self.budget)
+        roles = Roles(self.config, self.models, self.end_token_ids, self.budget, self.record.tell)
         self.watch.follow(roles)
         try:
-            await roles.start(probe=empty_answers(self.token_ids, self.rows, self.end_token_ids))
+            await roles.start(probe=empty_answers(self.token_ids, self.rows, self.end_token_ids), again=self.ran)
             self.ran = True
             loop = await self._loop(roles)
             self.watch.follow(roles, loop)

@@ -74,15 +74,24 @@ def resume(path: str | Path, overrides: Sequence[str] = (), force: bool = False)
     that would make it another run (model, data, seed) raise ConfigError, unless `force`.
     """
     folder = RunFolder.open(path)
-    config = folder.config(overrides)
+    return _go_on(folder, folder.config(overrides), force)
+
+
+def go_on(path: str | Path, config: RunConfig) -> RunFolder:
+    """As `resume`, with the whole configuration instead of overrides: what a job does that is started again as it was."""
+    return _go_on(RunFolder.open(path), config, force=False)
+
+
+def _go_on(folder: RunFolder, config: RunConfig, force: bool) -> RunFolder:
     stages = folder.stages_left()
     if not stages:
         raise RunError(f"{folder.path}: all stages of this run are done; `scale-rlhf run` starts a new one")
-    changed = changes(load_config(folder.path / "config.yaml"), config) if overrides else []
+    changed = changes(load_config(folder.path / "config.yaml"), config)
     if (harmful := [change for change in changed if change.harmful]) and not force:
         listed = "\n".join(f"  {change}" for change in harmful)
         raise ConfigError(f"{folder.path}: a run that has begun cannot go on with\n{listed}\n"
-                          "Leave these as they were, begin a new run, or give --force if you know what it does to the result")
+                          "Leave these as they were, begin a new run (run.name=OTHER), or give `scale-rlhf resume` --force "
+                          "if you know what it does to the result")
     notes = [f"changed since it began: {change}" for change in changed]
     notes += check(config, stages, earlier=[name for name in folder.state()["stages"] if name not in stages])
     _prepare_process(config)

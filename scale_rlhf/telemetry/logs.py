@@ -6,6 +6,7 @@ and formats they bring. Ours go to standard error, which Ray keeps as the actor'
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,7 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 class _Where:
     step: int | None = None  # that this process works on: it makes version `step` of the policy
+    marks = False
 
 
 def begin(who: str, file: Path | None = None) -> None:
@@ -47,14 +49,18 @@ def end() -> None:
     for handler in LOGGER.handlers[:]:
         LOGGER.removeHandler(handler)
         handler.close()
-    logging.setLogRecordFactory(logging.LogRecord)
+    if isinstance(made := logging.getLogRecordFactory(), _Marking):
+        logging.setLogRecordFactory(made.before)
     os.environ.pop(WHO, None)
-    _Where.step = None
+    _Where.step, _Where.marks = None, False
 
 
 def mark_lines() -> None:
     """Mark what this process logs from now on; enough for a child of a process that has begun."""
-    logging.setLogRecordFactory(_Record)
+    _Where.marks = True
+    made = logging.getLogRecordFactory()
+    if not isinstance(made, _Marking):
+        logging.setLogRecordFactory(_Marking(made))
 
 
 def at_step(step: int) -> None:
@@ -67,9 +73,18 @@ def mark() -> str:
     return f"{os.environ.get(RUN, '-')} {os.environ.get(WHO, '-')} step {'-' if _Where.step is None else _Where.step}"
 
 
-class _Record(logging.LogRecord):
-    def getMessage(self) -> str:  # noqa: N802 - logging's name
-        return f"[{mark()}] {without_secrets(super().getMessage())}"
+class _Marking:
+    """Makes records as they were made before (vLLM adds fields that its format needs), and marks each once."""
+
+    def __init__(self, before: Callable[..., logging.LogRecord]):
+        self.before = before
+
+    def __call__(self, *arguments: object, **named: object) -> logging.LogRecord:
+        record = self.before(*arguments, **named)
+        if _Where.marks and not hasattr(record, "marked"):
+            with suppress(TypeError, ValueError):  # words that do not fit their message: logging itself says so
+                record.msg, record.args, record.marked = f"[{mark()}] {without_secrets(record.getMessage())}", None, True
+        return record
 
 
 class _File(logging.FileHandler):

@@ -23,17 +23,15 @@ from scale_rlhf.weights.manifest import merge
 
 CHECKPOINT_POLL = 0.1  # seconds between questions whether a checkpoint is written
 
-Placement = tuple[Any, Sequence[int]]  # a Ray placement group, and the bundle of each rank
-
-
 class TrainingGroup:
     """Handle on the ranks of one role. Methods raise RunError naming the role, the rank, what and for how long."""
 
-    def __init__(self, config: RunConfig, worker: type[TrainingWorker], path: str, placement: Placement | None = None,
+    def __init__(self, config: RunConfig, worker: type[TrainingWorker], path: str, options: Sequence[dict] | None = None,
                  namespace: str | None = None):
-        """worker: PolicyWorker or ValueWorker. path: the model to start from. namespace: in which Ray finds ranks by name."""
-        self.namespace = namespace
-        self.config, self.worker, self.path, self.placement = config, worker, path, placement
+        """worker: PolicyWorker or ValueWorker. path: the model to start from. options: Ray's, of each rank; None: those that
+        follow from the section, wherever Ray finds room. namespace: in which Ray finds ranks by name.
+        """
+        self.config, self.worker, self.path, self.options, self.namespace = config, worker, path, options, namespace
         self.role = worker.role
         self.section = getattr(config, self.role)
         self.workers: list = []
@@ -103,15 +101,10 @@ class TrainingGroup:
         self.workers, self.processes = [], []
 
     def _actor(self, rank: int):
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        options = {
+        options = self.options[rank] if self.options else {
             "num_cpus": self.section.cpus, "num_gpus": self.section.gpus, "max_restarts": 0, "max_task_retries": 0,
             "runtime_env": {"env_vars": environment(self.section.threads, self.section.gpus)},
         }
-        if self.placement is not None:
-            group, bundles = self.placement
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundles[rank])
         return names.start(self.worker, names.rank(self.role, rank), self.config, self.path, rank, self.section.workers,
                            options=options, namespace=self.namespace)
 
@@ -119,10 +112,10 @@ class TrainingGroup:
 class PolicyGroup(TrainingGroup):
     """The policy's ranks."""
 
-    def __init__(self, config: RunConfig, path: str, placement: Placement | None = None, namespace: str | None = None):
+    def __init__(self, config: RunConfig, path: str, options: Sequence[dict] | None = None, namespace: str | None = None):
         from scale_rlhf.training.policy import PolicyWorker
 
-        super().__init__(config, PolicyWorker, path, placement, namespace)
+        super().__init__(config, PolicyWorker, path, options, namespace)
 
     async def update(self, batch: TrainingBatch, advantages: list[np.ndarray], version: int) -> Numbers:
         """Make version + 1 from a batch. Returns the metrics of `PolicyWorker.update`."""
@@ -139,17 +132,12 @@ class PolicyGroup(TrainingGroup):
         """Ray's id of every rank's node."""
         return await self.call("place", seconds=self.config.limits.start_seconds, what="its node")
 
-    async def open_transport(
-        self, transport: str, tag: str, engines: list, workers: int, *, loopback: bool = True,
-    ) -> dict | None:
-        """Make every rank ready to publish to those engine actors of `workers` workers each. loopback: all are on one host.
-
-        Returns what `RolloutFleet.open_transport` takes.
-        """
+    async def open_transport(self, transport: str, tag: str, engines: list, workers: int, *, loopback: bool = True) -> None:
+        """Make every rank ready to publish to those engine actors of `workers` workers each. loopback: all are on one host."""
         address, port = (await self.call("node_address", seconds=self.config.limits.start_seconds, what="starting"))[0]
-        arguments = (transport, tag, (engines, workers), ("127.0.0.1" if loopback else address, port))
-        seconds = self.config.limits.start_seconds
-        return (await self.call("open_transport", *arguments, seconds=seconds, what="opening the weight transport"))[0]
+        here = "127.0.0.1" if loopback else None
+        await self.call("open_transport", transport, tag, (engines, workers), (here or address, port), here,
+                        seconds=self.config.limits.start_seconds, what="opening the weight transport")
 
     async def publish(self, version: int) -> dict | None:
         """Hand the weights over as `version`. Returns what engines load, or None where they have it already."""
@@ -161,10 +149,10 @@ class PolicyGroup(TrainingGroup):
 class ValueGroup(TrainingGroup):
     """The value model's ranks."""
 
-    def __init__(self, config: RunConfig, path: str, placement: Placement | None = None, namespace: str | None = None):
+    def __init__(self, config: RunConfig, path: str, options: Sequence[dict] | None = None, namespace: str | None = None):
         from scale_rlhf.training.value import ValueWorker
 
-        super().__init__(config, ValueWorker, path, placement, namespace)
+        super().__init__(config, ValueWorker, path, options, namespace)
 
     async def prepare(self, batch: TrainingBatch) -> tuple[list[np.ndarray], Numbers]:
         """Advantages, float32 [response tokens] for each sample, and metrics; see `ValueWorker.prepare`."""

@@ -79,18 +79,20 @@ class PolicyWorker(TrainingWorker):
 
         return ray.get_runtime_context().get_node_id()
 
-    def open_transport(self, transport: str, tag: str, engines: tuple[list, int], address: tuple[str, int]) -> dict | None:
-        """Make ready to publish. tag: of this run, in file names. engines: (actors, workers of each). address: where they meet.
-
-        Returns, on rank 0, what engines need to know to join; None where there is nothing to join.
+    def open_transport(self, transport: str, tag: str, engines: tuple[list, int], address: tuple[str, int],
+                       here: str | None) -> None:
+        """Make ready to publish. tag: of this run, in file names. engines: (actors, workers of each). address: where a group
+        meets. here: at which engines reach this rank; None, its node's address.
         """
+        import ray
+
         if self.publisher is not None:
             self.publisher.close()
         weights = WholeWeights(self.transformer(self.engine.module), self.named_weights)
         verify = self.config.rollout.dtype if self.config.rollout.verify_weights else None
-        opening = Opening(self.rank, self.world, tag, engines, address, self.config.limits.publish_seconds, verify)
+        opening = Opening(self.rank, self.world, tag, engines, address, here or ray.util.get_node_ip_address(),
+                          self.config.limits.publish_seconds, verify)
         self.publisher = make_publisher(transport, weights, opening)
-        return self.publisher.meeting
 
     @recorded("publish")
     def publish(self, version: int) -> Manifest | None:

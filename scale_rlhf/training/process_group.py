@@ -5,6 +5,8 @@ import socket
 import warnings
 from datetime import timedelta
 
+import psutil
+
 from scale_rlhf.cluster.device import collective_backend
 
 
@@ -44,10 +46,20 @@ def meet(rank: int, world: int, address: str, port: int, seconds: float, listene
     """torch's group for `join`, which DeepSpeed then takes as it is: left to itself, DeepSpeed looks for a free port too late."""
     from torch import distributed
 
+    if interface := _interface_towards(address, port):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)  # else the one that this host's name means, loopback on many
     limit = timedelta(seconds=seconds)
     held = {} if listener is None else {"master_listen_fd": listener.detach()}
     store = distributed.TCPStore(address, port, world, rank == 0, limit, wait_for_workers=False, **held)
     distributed.init_process_group(collective_backend(), store=store, rank=rank, world_size=world, timeout=limit)
+
+
+def _interface_towards(address: str, port: int) -> str | None:
+    """Name of the network interface by which that address is reached from here."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, port))  # sends nothing
+        mine = probe.getsockname()[0]
+    return next((name for name, found in psutil.net_if_addrs().items() if mine in (one.address for one in found)), None)
 
 
 def leave_out_shared_memory_op() -> None:

@@ -68,10 +68,13 @@ def _trainer(job: Job, storage: Path, start_seconds: float):
     from scale_rlhf.training.supervised_worker import work
 
     section = job.section
-    resources = {"CPU": section.cpus} | ({"GPU": section.gpus} if section.gpus else {})
+    resources = {"CPU": section.cpus} | ({"GPU": section.gpus} if section.gpus else {}) | section.resources
     return Trainer(
         work, train_loop_config={"job": job},
-        scaling_config=ScalingConfig(num_workers=section.workers, use_gpu=section.gpus > 0, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=section.workers, use_gpu=section.gpus > 0, resources_per_worker=resources,
+            label_selector=section.labels or None, placement_strategy=section.placement.upper(),
+        ),
         run_config=RunConfig(
             name=storage.name, storage_path=str(storage.parent), logging_config=LoggingConfig(log_level="ERROR"),
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),

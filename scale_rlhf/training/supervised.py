@@ -23,6 +23,7 @@ from scale_rlhf.config.schema import LimitsSection, ModelSection, RunConfig, Sup
 from scale_rlhf.errors import DataError, RunError
 from scale_rlhf.orchestration.run_folder import write_atomically
 from scale_rlhf.telemetry.metrics import MetricsLog, read_metrics
+from scale_rlhf.telemetry.progress import stage_progress
 from scale_rlhf.training.layout import Layout, lay_out
 from scale_rlhf.training.ray_train import RayTrainRun
 from scale_rlhf.training.resuming import CHECKPOINTS, going_on
@@ -118,16 +119,12 @@ def _lengths(rows: Dataset) -> list[int]:
 
 def _watch(run: RayTrainRun, job: Job, stage: str, limits: LimitsSection, log: MetricsLog) -> list[float]:
     """Follow rank 0's progress file to the end of the run; returns the loss of each step, of earlier attempts too."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
-               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     losses, place, step, heard = [], 0, job.done, time.monotonic()
     logged = {line["step"] for line in read_metrics(log.path)}  # before this attempt
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{stage}: starting", total=job.layout.steps, completed=job.done, loss="")
-        running = True
+    with stage_progress(stage, job.layout.steps) as progress:
+        if job.done:
+            progress.advance(job.done)
+        shown, running = job.done, True
         while running:
             running = not run.finished(seconds=0.25)
             lines, place = _new_lines(job.work / PROGRESS_FILE, place)
@@ -136,8 +133,9 @@ def _watch(run: RayTrainRun, job: Job, stage: str, limits: LimitsSection, log: M
                 losses.append(line["loss"])
                 if step not in logged:
                     log.log(step, line)
-                if step > job.done:
-                    bar.update(task, completed=step, description=stage, loss=f"loss {line['loss']:.3f}")
+                if step > shown:
+                    progress.advance(step - shown, f"loss {line['loss']:.3f}")
+                    shown = step
             heard = time.monotonic() if lines else heard
             _check_deadline(stage, step, job, time.monotonic() - heard, limits)
     return losses

@@ -30,14 +30,25 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where a rank serves what it wrote. key: hexadecimal, of whoever may fetch it; it travels with the manifest alone."""
+
+    address: str
+    port: int
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """A version, or what one rank wrote of it. path: of the file in shared memory; None where bytes travel otherwise."""
+    """A version, or what one rank wrote of it. Its bytes are in a file in shared memory (path), or fetched (sources)."""
 
     version: int
     path: str | None
     tensors: list[TensorPlace]
     pieces: list[Piece]
     fingerprints: dict[str, list[float]] = field(default_factory=dict)  # by tensor; see weights.verify
+    sources: list[Source] = field(default_factory=list)
+    seconds: float = 0.0  # deadline of fetching
 
     def update_info(self) -> dict[str, Any]:
         """The form that travels to the engines' workers."""
@@ -79,7 +90,8 @@ def merge(parts: Sequence[Manifest]) -> Manifest:
     for part in parts:
         for name, numbers in part.fingerprints.items():
             fingerprints[name] = [a + b for a, b in zip(fingerprints.get(name, [0.0] * len(numbers)), numbers, strict=True)]
-    return Manifest(first.version, first.path, first.tensors, pieces, fingerprints)
+    sources = [source for part in parts for source in part.sources]
+    return Manifest(first.version, first.path, first.tensors, pieces, fingerprints, sources, first.seconds)
 
 
 def shares(metadata: Metadata, ranks: int) -> list[int]:

@@ -1,10 +1,10 @@
 """The learner's side of publishing: from ZeRO shards to a transport. Every rank of the policy holds a publisher.
 
-`shared_memory` writes a version where engines on the same host load it from, `broadcast` sends it over the network;
-the loop tells each engine when. `nccl` and `ipc` are vLLM's own and need GPUs: the trainer drives the engines' update.
+`shared_memory` writes a version where engines on the same host load it from, `network` serves it to those on others; the
+loop tells each engine when. `nccl` and `ipc` are vLLM's own and need GPUs: the trainer drives the engines' update.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,27 +13,29 @@ import torch
 from torch import nn
 
 from scale_rlhf.weights import copying
-from scale_rlhf.weights.manifest import Manifest, Metadata, Piece, lay_out, shares
-from scale_rlhf.weights.shared_memory import SharedFiles, write_all
+from scale_rlhf.weights.manifest import Manifest, Metadata, Piece, TensorPlace, lay_out, shares
+from scale_rlhf.weights.network import Server
+from scale_rlhf.weights.shared_memory import SharedFiles
 from scale_rlhf.weights.verify import fingerprint
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a publisher is told about the run. engines: (actors, workers of each). address: where a group meets."""
+    """What a publisher is told about the run. engines: (actors, workers of each). address: where a group meets. here: this
+    rank's own, as engines reach it.
+    """
 
     rank: int
     ranks: int
     tag: str  # of the run, in file names
     engines: tuple[list, int] = field(default=((), 1))
     address: tuple[str, int] = ("127.0.0.1", 0)
+    here: str = "127.0.0.1"
     seconds: float = 300.0  # deadline of a version
     verify: str | None = None  # the type that engines compute in, where they are to prove what they hold
 
 
 class Publisher(Protocol):
-    meeting: dict[str, Any] | None  # what engines need to know to join, if they must; rank 0's
-
     def publish(self, version: int) -> Manifest | None:
         """Called on every rank. Returns what this rank wrote, for engines to load; None where it has nothing to say."""
 
@@ -78,9 +80,7 @@ class WholeWeights:
 
 
 class SharedMemory:
-    """Every rank writes its share."""
-
-    meeting = None
+    """Every rank writes its share where the engines read it."""
 
     def __init__(self, weights: WholeWeights, opening: Opening):
         self.weights, self.opening = weights, opening
@@ -89,45 +89,38 @@ class SharedMemory:
 
     def publish(self, version: int) -> Manifest:
         memory, path = self.files.next()
-        pieces = [copying.write(memory, self.places[place].offset + start * flat.element_size(), flat)
-                  for place, flat, start in self.weights.share(self.opening.rank, self.opening.ranks)]
-        return Manifest(version, path, self.places, pieces, fingerprints(self.weights, self.opening))
+        return Manifest(version, path, self.places, write_share(self.weights, self.opening, memory, self.places),
+                        fingerprints(self.weights, self.opening))
 
     def close(self) -> None:
         self.files.close()
 
 
-class Broadcast:
-    """Rank 0 copies a version into memory of its own and sends it from there, while the learner goes on.
-
-    Under ZeRO 3 the others take part in gathering. The next version waits until this one has left.
-    """
+class Network:
+    """Every rank writes its share into memory of its own, and serves it while the learner goes on. Two take turns."""
 
     def __init__(self, weights: WholeWeights, opening: Opening):
-        self.weights, self.opening, self.sender, self.meeting = weights, opening, None, None
+        self.weights, self.opening = weights, opening
         self.places, size = lay_out(weights.metadata())
-        if opening.rank == 0:
-            from scale_rlhf.weights.broadcast import Sender
-
-            actors, workers = opening.engines
-            self.memory = np.zeros(size, dtype=np.uint8)
-            self.sender = Sender(opening.address[0], len(actors) * workers, opening.seconds)
-            self.meeting = self.sender.meeting
+        # As large as a whole version, so that a share lies where it belongs; pages that nobody writes to take no memory.
+        self.memories = [np.zeros(size, dtype=np.uint8) for _ in range(2)]
+        self.server = Server(opening.here, opening.seconds)
 
     def publish(self, version: int) -> Manifest:
-        if self.sender is not None:
-            self.sender.wait()
-        pieces: list[Piece] = []
-        if self.sender is not None:
-            pieces += write_all(self.memory, self.places, self.weights)
-            self.sender.send(version, self.memory)
-        elif any(hasattr(parameter, "ds_tensor") for parameter in self.weights.model.parameters()):
-            for _ in self.weights:
-                pass
-        return Manifest(version, None, self.places, pieces, fingerprints(self.weights, self.opening))
+        self.memories.reverse()
+        pieces = write_share(self.weights, self.opening, self.memories[0], self.places)
+        self.server.hold(version, self.memories[0], pieces)
+        return Manifest(version, None, self.places, pieces, fingerprints(self.weights, self.opening),
+                        [self.server.source], self.opening.seconds)
 
     def close(self) -> None:
-        """A send that still runs ends with the process."""
+        self.server.close()
+
+
+def write_share(weights: WholeWeights, opening: Opening, memory: Any, places: Sequence[TensorPlace]) -> list[Piece]:
+    """Copy this rank's share of a version to where it belongs in the whole."""
+    return [copying.write(memory, places[place].offset + start * flat.element_size(), flat)
+            for place, flat, start in weights.share(opening.rank, opening.ranks)]
 
 
 def fingerprints(weights: WholeWeights, opening: Opening) -> dict[str, list[float]]:
@@ -143,8 +136,8 @@ def make_publisher(transport: str, weights: WholeWeights, opening: Opening) -> P
     """The learner's side of a transport; see `weights.choice` for which."""
     if transport == "shared_memory":
         return SharedMemory(weights, opening)
-    if transport == "broadcast":
-        return Broadcast(weights, opening)
+    if transport == "network":
+        return Network(weights, opening)
     from scale_rlhf.weights.vllm_transport import VllmTransport
 
     return VllmTransport(transport, weights, opening)

@@ -72,7 +72,7 @@ class SharedFiles:
             self.close()
             raise RunError(f"weights: {FOLDER} has {self.free / 1e6:.1f} MB left, and two versions take "
                            f"{2 * self.size / 1e6:.1f} MB. Make it larger (docker: --shm-size), lower cluster.object_store_gb, "
-                           "or give rollout.weight_transfer=broadcast, which needs none of it") from error
+                           "or give rollout.weight_transfer=network, which needs none of it") from error
         finally:
             os.close(descriptor)
 

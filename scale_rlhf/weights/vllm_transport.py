@@ -59,8 +59,6 @@ class EngineClient:
 class VllmTransport:
     """Its `publish` drives the engines, and returns when they have the version."""
 
-    meeting = None
-
     def __init__(self, backend: str, weights: WholeWeights, opening: Opening):
         self.weights, self.opening = weights, opening
         handles, ranks = opening.engines

@@ -20,24 +20,17 @@ from vllm.platforms import current_platform
 
 from scale_rlhf.telemetry import logs
 from scale_rlhf.weights import copying
-from scale_rlhf.weights.broadcast import Receiver
 from scale_rlhf.weights.choice import HOST
 from scale_rlhf.weights.heap import keep_freed_memory
-from scale_rlhf.weights.manifest import Piece, TensorPlace, version_size
+from scale_rlhf.weights.manifest import Piece, Source, TensorPlace, version_size
+from scale_rlhf.weights.network import Fetcher
 from scale_rlhf.weights.shared_memory import Reader
 from scale_rlhf.weights.vllm_fingerprints import fingerprints
 
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """Where the broadcast group meets; empty for shared memory, where every update says where its bytes lie."""
-
-    address: str = ""
-    port: int = 0
-    world: int = 0
-    first_rank: int = 0  # of this engine's workers
-    bind: str = ""
-    seconds: float = 0.0
+    """Empty: every update says where its bytes are."""
 
 
 @dataclass
@@ -48,20 +41,18 @@ class UpdateInfo(WeightTransferUpdateInfo):
 
 
 class HostEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
-    """Weights from host memory: shared with the policy, or received from it."""
+    """Weights from host memory: shared with the policy, or fetched from it."""
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
-        self.reader, self.receiver = Reader(), None
+        self.reader, self.fetcher = Reader(), Fetcher()
         self.staging: threading.Thread | None = None
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        if init_info.world:
-            self.receiver = Receiver(init_info.address, init_info.port, init_info.world,
-                                     init_info.first_rank + self.parallel_config.rank, init_info.bind, init_info.seconds)
+        pass
 
     def stage(self, manifest: dict[str, Any]) -> None:
         """Begin to bring a version's bytes here. manifest: weights.manifest.Manifest as a dict."""
@@ -74,8 +65,12 @@ class HostEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         try:
             version, path = manifest["version"], manifest["path"]
             places, pieces = [TensorPlace(**p) for p in manifest["tensors"]], [Piece(**p) for p in manifest["pieces"]]
-            memory = self.reader.memory(path) if path else self.receiver.receive(version, version_size(places))
-            copying.verify(memory, pieces, places, path or "the broadcast")
+            if path:
+                memory = self.reader.memory(path)
+            else:
+                sources = [Source(**source) for source in manifest["sources"]]
+                memory = self.fetcher.fetch(version, version_size(places), sources, manifest["seconds"])
+            copying.verify(memory, pieces, places, path or "what came over the network")
             self.staged = version, memory, places
             self.outcome = {"seconds": time.perf_counter() - started, "failure": None}
         except Exception as error:  # noqa: BLE001 - the engine actor asks for it, and raises

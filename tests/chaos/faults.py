@@ -87,10 +87,15 @@ class Run:
         self._start("run", config, f"run.folder={home}", f"run.name={name}", *overrides)
 
     def _start(self, *words: str) -> None:
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self.log = open(self.home / f"{self.folder.name}.log", "a")  # noqa: SIM115 - the process writes to it
-        self.process = subprocess.Popen([sys.executable, "-m", "scale_rlhf.cli", *words], cwd=self.home, stdout=self.log,
-                                        stderr=subprocess.STDOUT, env=environment)
+        self.process = subprocess.Popen([*self.command(), *words], cwd=self.home, stdout=self.log, stderr=subprocess.STDOUT,
+                                        env=self.environment())
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "scale_rlhf.cli"]
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def resume(self, *overrides: str) -> None:
         self._start("resume", str(self.folder), *overrides)

@@ -38,10 +38,11 @@ from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.telemetry.timeline import Timeline, read_lanes
 from scale_rlhf.training.process_group import meeting_place
 from scale_rlhf.weights import shared_memory
-from scale_rlhf.weights.broadcast import LOOPBACK, Sender
+from scale_rlhf.weights.network import Server
 from tests.chaos.faults import ROOT, Run, lines, make_home
 from tests.chaos.small_disk import small_disk
 
+LOOPBACK = "127.0.0.1"
 PROMPTS = PromptStream([[1, 2], [3]], [{"messages": [{"content": "say"}]}] * 2, responses=1, seed=0)
 NUMBERS = {"reward/score_mean": 0.5, "kl/reference_mean": 0.1, "response/tokens_mean": 3.0, "time/step": 0.2, "idle/policy": 0.1}
 HOLDS = [sys.executable, "-c", """
@@ -324,8 +325,8 @@ def test_a_run_whose_shared_memory_is_full(home, tmp_path):
 
     status, said = ends("run", "toy.yaml", f"run.folder={tmp_path}", "run.name=shm", "ppo.steps=2")
     assert status == 2 and "Traceback" not in said, said
-    assert "weights: /dev/shm has 0." in said and "rollout.weight_transfer=broadcast" in said
-    status, said = ends("resume", str(tmp_path / "shm"), "rollout.weight_transfer=broadcast")
+    assert "weights: /dev/shm has 0." in said and "rollout.weight_transfer=network" in said
+    status, said = ends("resume", str(tmp_path / "shm"), "rollout.weight_transfer=network")
     assert status == 0, said
 
 
@@ -360,8 +361,9 @@ def test_the_port_of_a_group_is_taken_until_its_ranks_meet():
 def test_nobody_can_take_the_port_of_the_weights():
     with meeting_place(LOOPBACK) as place:
         assert taken(place.getsockname()[1])
-    sender = Sender(LOOPBACK, receivers=1, seconds=2)
-    assert taken(sender.meeting["port"])
+    server = Server(LOOPBACK, seconds=2)
+    assert taken(server.source.port)
+    server.close()
 
 
 def test_ray_where_its_port_is_taken_and_its_store_is_too_small():

@@ -1,11 +1,14 @@
-"""Ctrl-C and SIGTERM end a run cleanly: no process, no shared-memory file, and the run can be resumed."""
+"""Ctrl-C and SIGTERM end a run cleanly: no process, no shared-memory file, no socket, and the run can be resumed."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -39,22 +42,31 @@ def wait(what, seconds: float, process: subprocess.Popen):
 def start(tmp_path: Path, stage: str, *overrides: str) -> subprocess.Popen:
     """A run in a process of its own, started from `tmp_path`."""
     (tmp_path / "toy.yaml").write_text(CONFIG)
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+    temporary = tempfile.mkdtemp(prefix="tmp-")
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), "TMPDIR": temporary}
     command = [sys.executable, "-m", "scale_rlhf.cli", stage, "toy.yaml", f"run.folder={tmp_path}", "run.name=toy", *overrides]
-    return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
+    process.temporary = Path(temporary)
+    return process
 
 
-def stop(process: subprocess.Popen, number: int, metrics: Path) -> str:
-    """Sends the signal once two steps are done; asserts that nothing is left; returns what the run printed."""
+def two_steps(metrics: Path) -> Callable[[list[psutil.Process]], bool]:
+    return lambda processes: metrics.exists() and metrics.read_text().count("\n") >= 2
+
+
+def stop(process: subprocess.Popen, number: int, ready: Callable[[list[psutil.Process]], bool]) -> str:
+    """Sends the signal once it is ready(its processes); asserts that nothing is left; returns what the run printed."""
     before = shared_memory_files()
     ours: dict[int, psutil.Process] = {}
 
-    def two_steps():
-        ours.update((child.pid, child) for child in psutil.Process(process.pid).children(recursive=True))
-        return metrics.exists() and metrics.read_text().count("\n") >= 2
+    def seen():
+        children = psutil.Process(process.pid).children(recursive=True)
+        ours.update((child.pid, child) for child in children)
+        return ready(children)
 
     try:
-        wait(two_steps, 180, process)
+        wait(seen, 180, process)
         assert any("raylet" in child.name() for child in ours.values() if child.is_running())
         process.send_signal(number)
         said, _ = process.communicate(timeout=60)
@@ -63,6 +75,8 @@ def stop(process: subprocess.Popen, number: int, metrics: Path) -> str:
     left = [child for child in ours.values() if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     assert left == []
     assert remove_shared_memory(before) == []
+    assert {path.name for path in process.temporary.iterdir()} <= {"ray"}  # Ray's logs
+    shutil.rmtree(process.temporary)
     assert process.returncode == 130
     assert "Traceback" not in said
     return said
@@ -71,7 +85,7 @@ def stop(process: subprocess.Popen, number: int, metrics: Path) -> str:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_a_run_that_is_stopped_leaves_nothing_behind(tmp_path, number):
     folder = tmp_path / "toy"
-    said = stop(start(tmp_path, "run"), number, folder / "metrics" / "base.jsonl")
+    said = stop(start(tmp_path, "run"), number, two_steps(folder / "metrics" / "base.jsonl"))
     assert f"stopped; go on with: scale-rlhf resume {folder}" in said
     state = json.loads((folder / "run.json").read_text())["stages"]
     assert (state["base"]["state"], state["sft"]["state"]) == ("stopped", "waiting")
@@ -86,7 +100,21 @@ def test_five_roles_that_are_stopped_leave_nothing_behind(tmp_path):
         tmp_path, "ppo", f"model.path={model}", "reward.function=brevity:reward", "value.initial=policy", "ppo.steps=10000",
         "ppo.prompts_per_step=8", "rollout.max_response_tokens=16", "cluster.cpus=8",
     )
-    said = stop(process, signal.SIGINT, tmp_path / "toy" / "metrics" / "ppo.jsonl")
+    said = stop(process, signal.SIGINT, two_steps(tmp_path / "toy" / "metrics" / "ppo.jsonl"))
+    assert "scale-rlhf resume" in said
+
+
+@pytest.mark.long
+def test_an_evaluation_that_is_stopped_leaves_nothing_behind(tmp_path):
+    """While the engine answers, and never ends: 400 prompts of 512 tokens each."""
+    model = tiny_policy(tmp_path / "model")
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"say {n}"}) + "\n" for n in range(400)))
+    data = ["data.practice=null", "data.prompts=prompts.jsonl", "data.evaluation=prompts.jsonl"]
+    process = start(tmp_path, "evaluate", f"model.path={model}", *data, "rollout.max_response_tokens=512",
+                    "rollout.ignore_end=true", "cluster.cpus=8")
+    seconds = iter(range(50))  # a third of one each: the engine's processes are there, and have begun
+    said = stop(process, signal.SIGINT, lambda children: any("EngineCor" in " ".join(one.cmdline()) for one in children
+                                                             if one.is_running()) and next(seconds) == 30)
     assert "scale-rlhf resume" in said
 
 

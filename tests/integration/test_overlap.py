@@ -89,6 +89,8 @@ async def looped(config: RunConfig, roles: Roles, saved: str, slow: bool, timeli
 
     if slow:
         slow_down(roles.rollout)
+    if config.overlap.max_staleness:
+        next_batch_during_update(roles)
     loop = Loop(config, roles, stream(), on_step)
     loop.parity.probe_with([np.asarray(ids, np.int32) for ids in PROMPTS])
     await loop.run()
@@ -108,6 +110,22 @@ def slow_down(fleet) -> None:
         return sample
 
     fleet.generate = later
+
+
+def next_batch_during_update(roles: Roles) -> None:
+    """Samples of the second batch begin when the first update does: a fast machine has them done before, a slow one after."""
+    generate, update, updating = roles.rollout.generate, roles.policy.update, asyncio.Event()
+
+    async def later(prompt, **sampling):
+        if prompt.index >= BATCH:
+            await updating.wait()
+        return await generate(prompt, **sampling)
+
+    async def begun(*arguments):
+        updating.set()
+        return await update(*arguments)
+
+    roles.rollout.generate, roles.policy.update = later, begun
 
 
 @pytest.fixture(scope="module")

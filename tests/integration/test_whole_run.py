@@ -100,6 +100,7 @@ def test_plain_transformers_give_what_the_run_saw(finished):
         assert total == pytest.approx(one["logprob"], abs=1e-3) and score == pytest.approx(one["score"], abs=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_same_seed_gives_the_same_run_twice(finished, tmp_path):
     from safetensors.torch import load_file
@@ -117,6 +118,7 @@ def test_the_same_seed_gives_the_same_run_twice(finished, tmp_path):
     assert np.isfinite([value for one in timeless for value in one.values()]).all()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_three_lines_of_the_readme_train_from_python(finished, tmp_path):
     """They are taken from README.md as they stand; configs/quickstart.yaml is a tiny PPO stage on models that are there."""

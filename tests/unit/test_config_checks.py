@@ -183,7 +183,9 @@ def test_a_login_node_is_told_that_the_run_does_not_fit_here():
 
 def test_asks_count_every_process_of_a_role():
     config = RunConfig(rollout={"engines": 2, "tensor_parallel": 2}, reference={"replicas": 2, "workers": 3}, reward={"url": "http://x"})
-    assert {ask.role: ask.processes for ask in resources.asks(config, "ppo")} == {"rollout": 4, "reward": 0, "reference": 6, "policy": 1, "value": 1}
+    found = {ask.role: ask.processes for ask in resources.asks(config, "ppo")}
+    assert found == {"rollout": 2, "reward": 0, "reference": 6, "policy": 1, "value": 1}
+    assert resources.asks(config, "ppo")[0].cpus == 2 * config.rollout.cpus  # of both ranks of an engine
 
 
 def test_a_model_without_a_chat_template_or_an_end_token(tmp_path):

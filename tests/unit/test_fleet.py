@@ -45,7 +45,7 @@ class Engine:
 
 
 class Fleet(RolloutFleet):
-    def __init__(self, engines: int = 2, restarts: int = 5, **limits):
+    def __init__(self, engines=2, restarts: int = 5, **limits):
         config = RunConfig(rollout={"engines": engines}, limits=limits, recovery={"answer_seconds": 0.05})
         section = RecoverySection(restarts=restarts, backoff_seconds=0.0)
         super().__init__(config, "model", [], Budget(section, lambda: 0.0))
@@ -66,10 +66,10 @@ def no_processes(monkeypatch):
     monkeypatch.setattr("ray.put", lambda value: value)
 
 
-def run(body, **settings):
+def run(body, granted=None, **settings):
     async def go():
         fleet = Fleet(**settings)
-        await fleet.start([{}] * fleet.config.rollout.engines)
+        await fleet.start([{}] * fleet.config.rollout.most, granted)
         try:
             return await asyncio.wait_for(body(fleet), 10)
         finally:
@@ -191,9 +191,55 @@ def test_past_the_budget_whoever_generates_is_told():
 
 def test_engines_that_share_a_collective_are_not_replaced_alone():
     async def body(fleet):
-        await fleet.open_transport({"address": "127.0.0.1", "port": 1})
+        fleet.open_transport("nccl")
         fleet.engines[0].dead = True
         with pytest.raises(RoleFailed, match="rollout engine 0: sample 7 failed: ConnectionError: gone"):
             await fleet.generate(PROMPT)
 
     run(body)
+
+
+def test_engines_join_and_leave_with_nodes(monkeypatch):
+    """Three places, of which one has a node at first. What leaves with its node costs no restart; what joins is up to date."""
+    monkeypatch.setattr(module, "_LOOK", 0.001)
+    there, told = {0}, []
+
+    async def until(serving: list[int]) -> None:
+        while fleet_now[0].health.serving != serving:
+            await asyncio.sleep(0.001)
+
+    async def body(fleet):
+        fleet_now[0], fleet.budget.tell = fleet, told.append
+        assert fleet.health.serving == [0] and [engine.name for engine in fleet.made] == ["0a"]
+        await fleet.load(3, {})
+        there.update({1, 2})
+        await until([0, 1, 2])
+        assert all(engine.version_held == 3 for engine in fleet.made)
+        fleet.engines[2].dead = True
+        there.remove(2)
+        samples = await asyncio.gather(*(fleet.generate(PROMPT) for _ in range(6)))
+        assert all(sample.versions[0] == 3 for sample in samples)
+        await until([0, 1])
+        await fleet.load(4, {})
+        there.add(2)
+        await until([0, 1, 2])
+        assert fleet.made[-1].name == "2b" and fleet.made[-1].version_held == 4 and not fleet.budget.story
+        assert [line.splitlines()[-1].strip() for line in told if "left" in line or "joined" in line][-2:] == [
+            "rollout engine 2 left with its node; another starts when there is room for it",
+            "rollout engine 2 has joined: 3 engines serve"]
+
+    fleet_now: list = [None]
+    run(body, granted=lambda place: place in there, engines={"min": 1, "max": 3})
+
+
+def test_too_few_engines_for_too_long_stop_the_run(monkeypatch):
+    monkeypatch.setattr(module, "_LOOK", 0.001)
+    there = {0}
+
+    async def body(fleet):
+        fleet.engines[0].dead = True
+        there.clear()
+        with pytest.raises(RunError, match=r"0 engines serve, rollout.engines.min is 1, and the cluster has had no room"):
+            await fleet.generate(PROMPT)
+
+    run(body, granted=lambda place: place in there, engines={"min": 1, "max": 2}, start_seconds=0.05)

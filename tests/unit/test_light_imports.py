@@ -49,8 +49,8 @@ sys.meta_path.insert(0, Blocked(
 ))
 import importlib, pkgutil
 import scale_rlhf.config as config
-for module in pkgutil.iter_modules(config.__path__):
-    importlib.import_module("scale_rlhf.config." + module.name)
+for module in pkgutil.walk_packages(config.__path__, "scale_rlhf.config."):
+    importlib.import_module(module.name)
 assert "torch" not in sys.modules
 """
 

@@ -28,6 +28,18 @@ def test_libraries_with_handlers_of_their_own_are_marked_too():
     assert text.splitlines() == ["DS [toy rollout/engine-0 step 4] slow", "[toy rollout/engine-0 step 4] bad"]
 
 
+def test_records_with_fields_of_their_own_keep_them():
+    """vLLM's format needs a field that its factory adds, whichever of us came first; and each line has one mark."""
+    theirs = ("before = logging.getLogRecordFactory()\n"
+              "def factory(*a, **k):\n    record = before(*a, **k); record.theirs = 'V'; return record\n"
+              "logging.setLogRecordFactory(factory)\n")
+    for first, second in (("logs.begin('policy/0')\n", theirs), (theirs, "logs.begin('policy/0')\n")):
+        text = said("import logging\nfrom scale_rlhf.telemetry import logs\n" + first + second +
+                    "handler = logging.StreamHandler()\nhandler.setFormatter(logging.Formatter('%(theirs)s %(message)s'))\nlog = logging.getLogger('vllm')\n"
+                    "log.addHandler(handler)\nlog.error('100%% of %s', 'it')")
+        assert text.splitlines() == ["V [toy policy/0 step -] 100% of it"]
+
+
 def test_a_child_belongs_to_the_same_role():
     child = "import logging; from scale_rlhf.telemetry import logs; logs.mark_lines(); logging.getLogger('x').error('inside')"
     text = said("import subprocess, sys; from scale_rlhf.telemetry import logs; logs.begin('rollout/engine-1')\n"

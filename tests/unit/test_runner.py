@@ -1,11 +1,15 @@
 """The runner's promises to any stage: order, what run.json says, errors with a way on, resuming. Stages here are a few lines."""
 
+import re
 import sys
 from contextlib import contextmanager
 from types import ModuleType
 
 import pytest
+from typer.testing import CliRunner
 
+from scale_rlhf.cli import STOPPED, app
+from scale_rlhf.config.load import dump
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import DataError, RunError
 from scale_rlhf.orchestration.run_folder import RunFolder
@@ -80,6 +84,32 @@ def test_a_failed_stage_is_noted_and_the_run_goes_on_there(stages, config):
     assert stages["ran"] == ["sft", "reward"] and folder.stages_left() == []
     with pytest.raises(RunError, match="all stages of this run are done"):
         runner.resume(folder.path)
+
+
+def run_again(config, tmp_path, *changed):
+    """`scale-rlhf run --go-on`, as a job that is started again calls it."""
+    file = tmp_path / "toy.yaml"
+    file.write_text(dump(config))
+    return CliRunner().invoke(app, ["run", str(file), "--go-on", *changed])
+
+
+def test_a_job_that_is_started_again_goes_on_with_its_run_and_then_begins_another(stages, config, tmp_path):
+    run_again(config, tmp_path)
+    assert stages["ran"] == ["base", "sft", "reward"]
+    stages["sft"] = fail(KeyboardInterrupt())
+    assert run_again(config, tmp_path).exit_code == STOPPED
+    del stages["sft"], stages["ran"][:]
+    assert run_again(config, tmp_path, "rollout.engines=2").exit_code == 0
+    assert stages["ran"] == ["sft", "reward"] and not (tmp_path / "toy-3").exists()
+    folder = RunFolder.open(tmp_path / "toy-2")
+    assert folder.config().rollout.engines == 2 and folder.state()["resumed"][0]["changes"] == ["rollout.engines: 1 → 2"]
+
+
+def test_another_run_is_not_taken_for_the_unfinished_one(stages, config, tmp_path):
+    RunFolder.create(config)
+    done = run_again(config, tmp_path, "run.seed=8")
+    assert done.exit_code == 2 and re.search("cannot go on with\n  run.seed: 0 → 8\n.*run.name=OTHER", done.stderr)
+    assert stages["ran"] == []
 
 
 def test_a_message_for_the_user_stays_what_it_is(stages, config):

@@ -467,5 +467,5 @@ def test_a_cluster_is_on_loopback_unless_one_is_joined(monkeypatch):
     monkeypatch.setattr("ray.init", init)
     monkeypatch.setattr(ray_cluster, "_private_token", lambda: None)
     with pytest.raises(RunError, match="Ray did not start on this machine: timed out"):
-        ray_cluster._start(RunConfig())
+        ray_cluster._start(RunConfig(), {})
     assert seen["address"] == "local" and seen["dashboard_host"] == "127.0.0.1"

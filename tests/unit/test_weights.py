@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-import threading
+import socket
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,12 +17,13 @@ from scale_rlhf.rollout.balance import Balance
 from scale_rlhf.rollout.gate import DecodeClock, Gate
 from scale_rlhf.telemetry.spans import Spans
 from scale_rlhf.weights import copying, verify
-from scale_rlhf.weights.broadcast import LOOPBACK, Receiver, Sender
 from scale_rlhf.weights.choice import backend, transport
 from scale_rlhf.weights.manifest import Manifest, Piece, lay_out, merge, shares
+from scale_rlhf.weights.network import Fetcher, Server
 from scale_rlhf.weights.publisher import WholeWeights
 from scale_rlhf.weights.shared_memory import Reader, SharedMemoryPublisher
 
+LOOPBACK = "127.0.0.1"
 METADATA = [("a", "float32", (3, 5), 60), ("b", "bfloat16", (7,), 14), ("c", "float32", (2, 2), 16)]
 
 
@@ -116,44 +118,53 @@ def test_a_version_through_shared_memory_and_a_damaged_byte():
         publisher.close()
 
 
+def serving(held: dict[int, np.ndarray], pieces: list[tuple[int, int]], seconds: float = 20.0) -> Server:
+    server = Server(LOOPBACK, seconds)
+    for version, memory in held.items():
+        server.hold(version, memory, [Piece(offset, size, 0) for offset, size in pieces])
+    return server
+
+
 def test_versions_over_the_network():
-    sender = Sender(LOOPBACK, 2, seconds=20)
-    got = {}
-
-    def receive(rank):
-        receiver = Receiver(**sender.meeting | {"rank": rank, "bind": LOOPBACK})
-        for version in (1, 2):
-            got[version, rank] = receiver.receive(version, 1000).copy()
-
-    threads = [threading.Thread(target=receive, args=(rank,)) for rank in (1, 2)]
-    for thread in threads:
-        thread.start()
-    memory = np.zeros(1000, dtype=np.uint8)
-    for version in (1, 2):
-        sender.wait()
-        memory[:] = np.arange(1000) * version
-        sender.send(version, memory)
-    sender.wait()
-    for thread in threads:
-        thread.join()
-    assert len(got) == 4
-    assert all((bytes_ == (np.arange(1000) * version).astype(np.uint8)).all() for (version, _), bytes_ in got.items())
+    """Two ranks hold a part each; a worker that comes late, and one that comes again, get the version that they ask for."""
+    held = {version: (np.arange(1000) * version).astype(np.uint8) for version in (1, 2, 3)}
+    ranks = [serving(held, [(0, 300), (700, 300)]), serving(held, [(300, 400)])]
+    sources, fetcher = [rank.source for rank in ranks], Fetcher()
+    for version in (2, 3, 2):
+        assert (fetcher.fetch(version, 1000, sources, 20.0) == held[version]).all()
+    with pytest.raises(RunError, match=f"the policy's rank at {LOOPBACK}:\\d+ no longer holds version 1"):
+        Fetcher().fetch(1, 1000, sources, 20.0)
+    with pytest.raises(RunError, match="sent more than version 3 is"):
+        Fetcher().fetch(3, 999, sources, 20.0)
+    for rank in ranks:
+        rank.close()
 
 
-def test_a_worker_that_never_joins_is_named():
-    sender = Sender(LOOPBACK, 1, seconds=0.5)
-    sender.send(7, np.zeros(10, dtype=np.uint8))
-    with pytest.raises(RunError, match="version 7 did not reach every engine within 0.5 s: worker 0 of the engines took 0 of 1"):
-        sender.wait()
+def test_weights_are_for_those_who_have_the_key():
+    server = serving({1: np.zeros(8, np.uint8)}, [(0, 8)])
+    for key in ("00" * 32, "00" * 31):
+        with pytest.raises(RunError, match="did not come from the policy's rank .*: it closed the connection|timed out"):
+            Fetcher().fetch(1, 8, [replace(server.source, key=key)], 1.0)
+    assert server.source.key not in repr(server.source)
+    server.close()
+
+
+def test_a_rank_that_is_gone_or_silent_is_named():
+    server = serving({7: np.zeros(8, np.uint8)}, [(0, 8)])
+    server.close()
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        for port in (server.source.port, silent.getsockname()[1]):
+            with pytest.raises(RunError, match=f"version 7 did not come from .* rank at {LOOPBACK}:{port} within 0.5 s"):
+                Fetcher().fetch(7, 8, [replace(server.source, port=port)], 0.5)
 
 
 def test_the_transport_follows_from_the_nodes():
     config = RunConfig()
     assert backend(config) == "host"
     assert transport(config, ["a", "a"], ["a"]) == "shared_memory"
-    assert transport(config, ["a", "b"], ["a"]) == "broadcast"
-    config.rollout.weight_transfer = "broadcast"
-    assert transport(config, ["a"], ["a"]) == "broadcast"
+    assert transport(config, ["a", "b"], ["a"]) == "network"
+    config.rollout.weight_transfer = "network"
+    assert transport(config, ["a"], ["a"]) == "network"
     config.rollout.weight_transfer = "shared_memory"
     with pytest.raises(ConfigError, match="rollout.weight_transfer: shared_memory needs all policy workers and engines on one"):
         transport(config, ["a"], ["b"])

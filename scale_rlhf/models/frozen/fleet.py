@@ -8,6 +8,7 @@ from typing import Any
 from scale_rlhf.cluster import names
 from scale_rlhf.cluster.actors import Process, end, identify
 from scale_rlhf.cluster.device import environment
+from scale_rlhf.cluster.placement import until_granted
 from scale_rlhf.config.schema import FrozenRole, LimitsSection
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models.frozen.work import Work
@@ -83,8 +84,9 @@ class FrozenFleet:
                 await asyncio.sleep(self.budget.spend(self._name(place), str(failure)))
                 self.health.tell(place, "restart")
                 end(replica, self._processes[place])
-                self._replicas[place] = replica = self._actors(place)
                 try:
+                    await until_granted(self._options[place], self.limits.start_seconds, self._name(place))
+                    self._replicas[place] = replica = self._actors(place)
                     await self._ready(place)
                 except RoleFailed as again:
                     failure = again

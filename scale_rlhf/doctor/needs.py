@@ -1,0 +1,100 @@
+"""What a configuration asks of machines: host memory of its largest stage, and disk. By arithmetic."""
+
+import math
+from dataclasses import dataclass
+
+from scale_rlhf.config.model_files import HubUnreachable, model_files
+from scale_rlhf.config.resources import Ask, asks
+from scale_rlhf.config.schema import Placed, RunConfig, ScratchSection
+from scale_rlhf.errors import ConfigError
+
+PROCESS = 0.9e9  # bytes of a process of ours with its libraries; measured on CPU: 7 GB for the eight of the quickstart
+_BYTES = {"float32": 4, "bfloat16": 2}
+_CHECKPOINT = 12  # bytes a parameter: fp32 weights and Adam's two moments
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes, and the processes of each stage. parameters: of the policy; None where its size is not known here."""
+
+    parameters: int | None
+    memory: float  # of all nodes together
+    disk: float  # in the run's folder
+    asks: dict[str, list[Ask]]  # by stage
+
+
+def needs(config: RunConfig, stages: list[str]) -> Needs:
+    """Of the stages that will run. What is not known of a hub model that cannot be reached counts as nothing."""
+    parameters = _parameters(config)
+    memory = max((_memory(config, stage, parameters or 0) for stage in stages), default=0.0)
+    return Needs(parameters, memory, _disk(config, stages, parameters or 0), {stage: asks(config, stage) for stage in stages})
+
+
+def _memory(config: RunConfig, stage: str, parameters: int) -> float:
+    """Host memory; a role on GPUs keeps its tensors there, but for what it offloads."""
+    if stage in ("base", "sft", "reward"):
+        section = {"base": config.base, "sft": config.sft, "reward": config.reward_model}[stage]
+        return PROCESS + _trained(section, section.workers, parameters)
+    if stage != "ppo":
+        return 3 * PROCESS  # evaluation: one engine
+    rollout = config.rollout
+    engine = (1 + rollout.tensor_parallel) * PROCESS + (
+        0 if rollout.gpus else parameters * _BYTES[rollout.dtype] + rollout.tensor_parallel * rollout.kv_cache_gb * 1e9)
+    frozen = sum(_frozen(section, section.replicas, section.workers, parameters) for section in (config.reward, config.reference))
+    trained = [config.policy, *([config.value] if config.ppo.advantages == "gae" else [])]
+    published = 0 if rollout.gpus else 2 * parameters * _BYTES[rollout.dtype]
+    return (PROCESS + rollout.fewest * engine + frozen + published
+            + sum(_trained(section, section.workers, parameters) for section in trained))
+
+
+def _trained(section: Placed, workers: int, parameters: int) -> float:
+    """Weights, gradients and optimizer: 16 bytes a parameter over all, ZeRO deciding what each worker has of them."""
+    weights, gradients, optimizer = (4, 4, 8) if section.dtype == "float32" else (2, 2, 12)
+    of_one = (weights / (workers if section.zero_stage == 3 else 1) + gradients / (workers if section.zero_stage >= 2 else 1)
+              + optimizer / (workers if section.zero_stage >= 1 else 1))
+    if section.gpus:
+        of_one = 12 / workers * section.offload_optimizer + weights / workers * section.offload_parameters
+    return workers * (PROCESS + of_one * parameters)
+
+
+def _frozen(section: Placed, replicas: int, workers: int, parameters: int) -> float:
+    weights = 0 if section.gpus else parameters * _BYTES[section.dtype] / workers
+    return replicas * workers * (PROCESS + weights)
+
+
+def _disk(config: RunConfig, stages: list[str], parameters: int) -> float:
+    """Models, and PPO's checkpoints with the one that is being written."""
+    models = 4 * parameters * (len(stages) + 1)
+    if "ppo" not in stages or config.checkpoint.save_every is None:
+        return models
+    roles = 2 if config.ppo.advantages == "gae" else 1
+    kept = config.checkpoint.keep_last + config.checkpoint.keep_best + 1
+    exports = config.ppo.steps // config.ppo.export_every if config.ppo.export_every else 0
+    return models + kept * roles * _CHECKPOINT * parameters + exports * 4 * parameters
+
+
+def _parameters(config: RunConfig) -> int | None:
+    path = config.policy.model or config.sft.model or config.model.path
+    if path is None:
+        return _of_scratch(config.model.scratch)
+    try:
+        text = model_files(path, "model.path").text_config
+    except (ConfigError, HubUnreachable):  # `scale-rlhf config` says what is wrong with it
+        return None
+    try:
+        hidden, layers, heads = text["hidden_size"], text["num_hidden_layers"], text["num_attention_heads"]
+        return _count(hidden, layers, heads, text.get("num_key_value_heads") or heads, text.get("head_dim") or hidden // heads,
+                      text["intermediate_size"], text["vocab_size"], text.get("tie_word_embeddings", True))
+    except (KeyError, TypeError):  # of another shape than most
+        return None
+
+
+def _of_scratch(one: ScratchSection) -> int:
+    return _count(one.hidden_size, one.layers, one.heads, one.key_value_heads, one.head_dim, one.intermediate_size,
+                  one.vocabulary, one.tied_embeddings)
+
+
+def _count(hidden: int, layers: int, heads: int, kv: int, size: int, inner: int, vocabulary: int, tied: bool) -> int:
+    """Of the usual decoder: attention with grouped keys, a gated feed-forward, embeddings."""
+    attention = hidden * size * (2 * heads + 2 * kv)
+    return math.prod((vocabulary, hidden, 1 if tied else 2)) + layers * (attention + 3 * hidden * inner + 2 * hidden) + hidden
