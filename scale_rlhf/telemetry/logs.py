@@ -28,7 +28,10 @@ def begin(who: str, file: Path | None = None) -> None:
     end()  # what it was before
     os.environ[WHO] = who
     mark_lines()
-    _add(logging.StreamHandler() if file is None else _File(file, encoding="utf-8"))
+    if file is None:
+        _add(logging.StreamHandler())
+    else:
+        also_to(file)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
 

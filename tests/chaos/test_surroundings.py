@@ -219,7 +219,7 @@ def test_a_stage_that_fails_on_a_full_disk_is_still_told_of(disk, tmp_path, monk
         raise error or DiskError("samples.jsonl cannot be written: the disk is full")
 
     @contextmanager
-    def session(*_):
+    def session(*_, **__):
         yield None
 
     module.run = stage
