@@ -25,9 +25,13 @@ class _Where:
 
 def begin(who: str, file: Path | None = None) -> None:
     """This process is `who`, such as "policy/3", of the run that the environment names. file: where our lines go."""
+    end()  # what it was before
     os.environ[WHO] = who
     mark_lines()
-    _add(logging.StreamHandler() if file is None else _File(file, encoding="utf-8"))
+    if file is None:
+        _add(logging.StreamHandler())
+    else:
+        also_to(file)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
 

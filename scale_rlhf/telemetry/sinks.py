@@ -61,6 +61,7 @@ class RayMetrics:
 
     def __init__(self, clock: Callable[[], float] = time.time):
         self.clock, self.stage, self.last = clock, None, 0.0
+        self.ages: set[str] = set()  # of samples, that some step had
 
     def begin(self, stage: str, steps: int | None) -> None:
         if self.stage not in (None, stage):
@@ -80,7 +81,8 @@ class RayMetrics:
         instruments.record("step", step, stage=stage)
         instruments.record("step_timestamp_seconds", self.last)
         instruments.record("step_seconds", self.last - before)
-        for key, value in values.items():
+        self.ages |= {key for key in values if key.startswith("staleness/share_")}
+        for key, value in (dict.fromkeys(self.ages, 0.0) | dict(values)).items():  # an age that none has now is no old number
             instruments.record_line(key, value, stage)
 
     def close(self, failed: bool) -> None:

@@ -8,6 +8,9 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
+from scale_rlhf.cluster import names
+from scale_rlhf.telemetry import logs as marks
+from scale_rlhf.telemetry import process
 from scale_rlhf.training.layout import FILLER
 from scale_rlhf.training.supervised import PROGRESS_FILE, Job
 
@@ -44,6 +47,7 @@ def _prepare_process(job: Job) -> None:
 
     from scale_rlhf.training.process_group import leave_out_shared_memory_op
 
+    process.begin(names.rank(job.work.name, int(os.environ["RANK"])))
     warnings.filterwarnings("ignore")
     for name in ("DeepSpeed", "accelerate", "transformers", "trl", "torch.distributed", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -115,6 +119,7 @@ def _progress(job: Job):
         """Rank 0 writes a line after each step; the driver reads them as they come."""
 
         def on_log(self, args, state, control, logs=None, **_):
+            marks.at_step(state.global_step + 1)
             if state.is_world_process_zero and logs and "loss" in logs:
                 line = {"step": state.global_step} | {key: logs[key] for key in _SHOWN if key in logs}
                 with open(job.work / PROGRESS_FILE, "a") as file:

@@ -182,7 +182,7 @@ def test_the_dashboard_shows_actors_by_name_and_the_run(watched):
         window.screenshot(shots / "ray-actors.png")
         node = httpx.get(f"{address}/nodes?view=summary", headers={"Authorization": f"Bearer {token}"},
                          trust_env=False).json()["data"]["summary"][0]["raylet"]["nodeId"]
-        window.open(f"{address}/#/logs?nodeId={node}&fileName=run-watched.log")
+        window.open(f"{address}/#/logs/viewer?nodeId={node}&fileName=run-watched.log")
         window.until("[watched controller step", "of 2000: score")
         window.screenshot(shots / "ray-progress.png")
         jobs = httpx.get(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}, trust_env=False).json()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from scale_rlhf.telemetry import instruments
+from scale_rlhf.telemetry.sinks import RayMetrics
 
 
 class Metric:
@@ -66,3 +67,26 @@ def test_without_ray_or_while_it_is_imported_nothing_happens(told, monkeypatch, 
     instruments.record("reward_score", 1.0)
     instruments.refresh()
     assert told == []
+
+
+def test_an_age_that_no_sample_has_any_more_is_0(told):
+    sink = RayMetrics()
+    sink.begin("ppo", 10)
+    sink.log("ppo", 1, {"staleness/share_0": 0.5, "staleness/share_2": 0.5})
+    sink.log("ppo", 2, {"staleness/share_0": 1.0})
+    last = {labels["age"]: value for _, name, value, labels in told if name == "staleness_share"}
+    assert last == {"0": 1.0, "2": 0.0}
+
+
+def test_the_pace_of_a_stage(told):
+    now = [100.0]
+    sink = RayMetrics(clock=lambda: now[0])
+    sink.begin("sft", None)
+    sink.begin("ppo", 10)
+    now[0] = 107.0
+    sink.log("ppo", 4, {})
+    sink.log("evaluate", 1, {"reward/score_mean": 9.0})  # about steps long made
+    last = {(name, labels.get("stage")): value for _, name, value, labels in told}
+    assert last["step", "ppo"] == 4 and last["steps", "ppo"] == 10 and last["step_seconds", None] == 7.0
+    assert last["step_timestamp_seconds", None] == 107.0 and ("reward_score", None) not in last
+    assert last["stage_running", "sft"] == 0 and last["stage_running", "ppo"] == 1

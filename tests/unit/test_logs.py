@@ -66,3 +66,9 @@ def test_the_controller_logs_into_the_runs_folder_and_ends(tmp_path):
 
 def test_importing_it_is_light():
     said("import sys, scale_rlhf.telemetry.process; assert not {'torch', 'ray', 'numpy'} & sys.modules.keys()")
+
+
+def test_a_file_that_cannot_be_opened_is_no_end(tmp_path):
+    said("import pathlib\nfrom scale_rlhf.telemetry import logs\n"
+         f"logs.begin('controller', pathlib.Path({str(tmp_path)!r}) / 'no' / 'x')\n"
+         "logs.LOGGER.info('goes on')")

@@ -50,7 +50,8 @@ HEALTH = (
     Metric("checkpoint/seconds", "checkpoint_seconds", "Seconds until a checkpoint was on the disk.",
            "Less than the time between two.", "More: the disk is slow; raise checkpoint.save_every."),
     Metric("checkpoint/gb", "checkpoint_gigabytes", "Size of a checkpoint.", "12 bytes a parameter and model.", "–"),
-    Metric("", "memory_bytes", "Resident memory of a process with those it started; what is shared counts for each.",
+    Metric("", "memory_bytes", "Resident memory of a process with those it started; what is shared counts for each. "
+           "GPU memory is among Ray's own metrics.",
            "Flat after the first steps.", "Grows step by step: see docs/faults.md, memory.", labels=_SERVING),
     Metric("", "disk_free_bytes", "Free on the disk of the run's folder.", "Falls slowly.",
            "See the alert DiskFilling: checkpoint.keep_last, ppo.export_every."),
