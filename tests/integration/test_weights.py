@@ -38,7 +38,7 @@ class Engine(RolloutEngine):
     async def set(self, overlap: OverlapSection) -> None:
         started = self.engine if hasattr(self, "engine") else None
         self.__init__(self.rollout, self.model, seed=self.seed, end_token_ids=self.end_token_ids, max_tokens=self.max_tokens,
-                      transfer=self.transfer, overlap=overlap, who=self.who)
+                      transfer=self.transfer, overlap=overlap, who=self.name)
         self.engine = started
 
     async def fault(self, method: str, *arguments) -> None:
