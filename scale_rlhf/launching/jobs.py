@@ -18,6 +18,7 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 RUN_KEY, CONFIG_KEY = "scale_rlhf_run", "scale_rlhf_config"  # in a job's metadata
 ANSWER = 60.0  # seconds for one request
 FIRST = 10.0  # seconds for the first
+AGENT = 90.0  # seconds for Ray's agents, which start jobs, to come up after the dashboard
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _OURS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray takes them before any address that it is given
 
@@ -47,8 +48,15 @@ class JobServer:
         self._client = self._ask(_client, self.address)
 
     def submit(self, **wanted: Any) -> str:
-        """As ray.job_submission.JobSubmissionClient.submit_job; returns the job's id."""
-        return self._ask(self._client.submit_job, **wanted)
+        """As ray.job_submission.JobSubmissionClient.submit_job; returns the job's id. Waits for a cluster that has just begun."""
+        until = time.monotonic() + AGENT
+        while True:
+            try:
+                return self._ask(self._client.submit_job, **wanted)
+            except RunError as error:
+                if "No available agent" not in str(error) or time.monotonic() > until:
+                    raise
+            time.sleep(1.0)
 
     def jobs(self) -> list[Job]:
         """Those that were handed in here, ours or not, the newest first."""
