@@ -42,6 +42,9 @@ class Server:
         self.held = {old: self.held[old] for old in sorted(self.held)[-1:]} | {version: (memory, pieces)}
 
     def close(self) -> None:
+        """Serve no more; a second call does nothing."""
+        if self.listener.fileno() < 0:
+            return
         self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which would hold the port
         self.listener.close()
 

@@ -152,6 +152,7 @@ def test_weights_are_for_those_who_have_the_key():
 def test_a_rank_that_is_gone_or_silent_is_named():
     server = serving({7: np.zeros(8, np.uint8)}, [(0, 8)])
     server.close()
+    server.close()
     with socket.create_server((LOOPBACK, 0)) as silent:
         for port in (server.source.port, silent.getsockname()[1]):
             with pytest.raises(RunError, match=f"version 7 did not come from .* rank at {LOOPBACK}:{port} within 0.5 s"):
