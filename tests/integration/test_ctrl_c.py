@@ -82,7 +82,9 @@ def stop(process: subprocess.Popen, number: int, ready: Callable[[list[psutil.Pr
     return said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("number", [
+    pytest.param(signal.SIGINT, id="ctrl-c"), pytest.param(signal.SIGTERM, id="sigterm", marks=pytest.mark.long),
+])
 def test_a_run_that_is_stopped_leaves_nothing_behind(tmp_path, number):
     folder = tmp_path / "toy"
     said = stop(start(tmp_path, "run"), number, two_steps(folder / "metrics" / "base.jsonl"))

@@ -142,10 +142,9 @@ cluster: {cpus: 2, dashboard: false, object_store_gb: 0.1}
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("stages, workers, zero_stage", [
-    (["base"], 2, 2), pytest.param(["base", "sft", "reward"], 1, 0, marks=pytest.mark.long),
-])
+@pytest.mark.parametrize("stages, workers, zero_stage", [(["base"], 2, 2), (["base", "sft", "reward"], 1, 0)])
 def test_a_run_that_was_killed_goes_on_to_the_same_model_bit_for_bit(cluster, tmp_path, stages, workers, zero_stage):
     """SIGKILL to every process of the run after a checkpoint of each stage, a bit of the newest one flips, and `resume`."""
     section = SMALL % (workers, zero_stage)
