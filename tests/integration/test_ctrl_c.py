@@ -109,11 +109,11 @@ def test_five_roles_that_are_stopped_leave_nothing_behind(tmp_path):
 
 @pytest.mark.long
 def test_an_evaluation_that_is_stopped_leaves_nothing_behind(tmp_path):
-    """While the engine answers, and never ends: 400 prompts of 512 tokens each."""
+    """While the engine answers, and never ends: 2000 prompts with 200 tokens each."""
     model = tiny_policy(tmp_path / "model")
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"say {n}"}) + "\n" for n in range(400)))
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"say {n}"}) + "\n" for n in range(2000)))
     data = ["data.practice=null", "data.prompts=prompts.jsonl", "data.evaluation=prompts.jsonl"]
-    process = start(tmp_path, "evaluate", f"model.path={model}", *data, "rollout.max_response_tokens=512",
+    process = start(tmp_path, "evaluate", f"model.path={model}", *data, "rollout.max_response_tokens=200", "data.max_prompt_tokens=32",
                     "rollout.ignore_end=true", "cluster.cpus=8")
     seconds = iter(range(50))  # a third of one each: the engine's processes are there, and have begun
     said = stop(process, signal.SIGINT, lambda children: any("EngineCor" in " ".join(one.cmdline()) for one in children
