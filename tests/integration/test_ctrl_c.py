@@ -113,8 +113,8 @@ def test_an_evaluation_that_is_stopped_leaves_nothing_behind(tmp_path):
     model = tiny_policy(tmp_path / "model")
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"say {n}"}) + "\n" for n in range(2000)))
     data = ["data.practice=null", "data.prompts=prompts.jsonl", "data.evaluation=prompts.jsonl"]
-    process = start(tmp_path, "evaluate", f"model.path={model}", *data, "rollout.max_response_tokens=200", "data.max_prompt_tokens=32",
-                    "rollout.ignore_end=true", "cluster.cpus=8")
+    process = start(tmp_path, "evaluate", f"model.path={model}", *data, "rollout.max_response_tokens=200",
+                    "data.max_prompt_tokens=32", "rollout.ignore_end=true", "cluster.cpus=8")
     seconds = iter(range(50))  # a third of one each: the engine's processes are there, and have begun
     said = stop(process, signal.SIGINT, lambda children: any("EngineCor" in " ".join(one.cmdline()) for one in children
                                                              if one.is_running()) and next(seconds) == 30)
