@@ -9,6 +9,7 @@ from scale_rlhf.config.schema import RunConfig
 
 _SERVED = ("workers", "dtype", "tokens_per_batch", "max_wait_ms")  # of a model that a reward server holds
 _CALLED = ("timeout_seconds", "retries", "retry_seconds")  # of a function or a service
+_PLACED = ("labels", "resources", "placement")
 _OWN_CLUSTER = ("cpus", "gpus", "object_store_gb", "dashboard")
 
 
@@ -18,7 +19,8 @@ def refused(config: RunConfig) -> Iterator[str]:
     if reward.function:
         yield from _set(config, "reward", _SERVED, "a reward.function runs in reward.replicas processes and holds no model")
     elif reward.url:
-        yield from _set(config, "reward", ("gpus", *_SERVED), "reward.url is a service, and no process of this run is behind it")
+        keys = ("gpus", *_PLACED, *_SERVED)
+        yield from _set(config, "reward", keys, "reward.url is a service, and no process of this run is behind it")
     else:
         yield from _set(config, "reward", _CALLED, "it is for a reward.function or reward.url; a model has limits.score_seconds")
     if not reward.retries:
@@ -26,6 +28,8 @@ def refused(config: RunConfig) -> Iterator[str]:
     yield from _algorithm(config)
     if config.ppo.kl_target is None:
         yield from _set(config, "ppo", ("kl_horizon",), "the KL coefficient is fixed, as ppo.kl_target is null")
+    if config.rollout.elastic:
+        yield from _set(config, "rollout", ("placement",), "engines {min, max} are placed one by one, wherever there is room")
     if config.rollout.ignore_end:
         yield from _set(config, "rollout", ("stop", "stop_token_ids"), "with rollout.ignore_end nothing ends a response early")
     if config.value.model is not None:

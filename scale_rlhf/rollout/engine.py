@@ -35,6 +35,8 @@ WORKER_EXTENSION = "scale_rlhf.weights.vllm_worker.WorkerExtension"
 class RolloutEngine:
     """Runs as a Ray actor (asyncio: many `generate` calls at once)."""
 
+    engine = watching = None  # until it has started
+
     def __init__(self, rollout: RolloutSection, model: str, *, seed: int, end_token_ids: list[int], max_tokens: int,
                  transfer: str, overlap: OverlapSection | None = None, who: str = "rollout engine",
                  trust_remote_code: bool = False):
@@ -258,6 +260,9 @@ class RolloutEngine:
         os._exit(1)
 
     async def close(self) -> None:
-        self.watching.cancel()
+        if self.engine is None:  # it did not come up, and has said why
+            return
+        if self.watching is not None:
+            self.watching.cancel()
         self.engine.shutdown()
         await asyncio.sleep(0)

@@ -5,6 +5,7 @@ import pytest
 from scale_rlhf.cluster.fitting import Node, misfits
 from scale_rlhf.config.resources import Ask, asks
 from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.unused import refused
 
 NODES = [
     Node("10.0.0.1", {"CPU": 16, "GPU": 8}, {"role": "training"}),
@@ -49,3 +50,11 @@ def test_engines_ask_for_all_their_ranks_on_one_node():
     (rollout,) = (one for one in asks(config, "ppo") if one.role == "rollout")
     assert (rollout.processes, rollout.cpus, rollout.gpus, rollout.placement) == (2, 8, 4, "spread")
     assert str(rollout) == "rollout 2 × (8 CPUs, 4 GPUs) on nodes with role=rollout"
+
+
+@pytest.mark.parametrize("sections", [
+    {"rollout": {"engines": {"min": 1, "max": 2}, "placement": "spread"}},
+    {"reward": {"url": "https://host/score", "labels": {"role": "scoring"}}},
+])
+def test_placing_what_nobody_places_is_refused(sections):
+    assert len(list(refused(RunConfig.model_validate(sections)))) == 1
