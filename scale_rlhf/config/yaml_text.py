@@ -18,7 +18,10 @@ def parse(text: str) -> tuple[yaml.Node | None, object]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         _check_size(node)
-        return node, _unshared(yaml.safe_load(text))
+        value = None if node is None else _unshared(yaml.SafeLoader("").construct_document(node))
+        if "<<" in text:  # which construction has written out into the tree
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        return node, value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise MalformedYaml(str(error.problem or error.context), mark.line + 1 if mark else None) from None

@@ -1,6 +1,7 @@
 """The loop with roles that are simulated, for what no real role does on request: late, stuck and failing ones, in order."""
 
 import asyncio
+import gc
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,6 +21,12 @@ from scale_rlhf.telemetry.spans import Span
 
 ONE = np.zeros(1, np.float32)
 BATCH = 4
+
+
+@pytest.fixture(autouse=True)
+def without_collections(monkeypatch):
+    """A collection looks at all that pytest and torch hold, 40 ms each time, and no test here is about it."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 class World:

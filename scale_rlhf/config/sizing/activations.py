@@ -1,7 +1,7 @@
 """Bytes that a forward and its backward need beside weights and gradients: from what the layers of transformers keep.
 
 Counted, not measured: every tensor that autograd saves, plus the largest that live at the same time for a moment.
-tests/unit/test_sizing_activations.py holds them against real forwards and backwards.
+tests/integration/test_sizing_activations.py holds them against real forwards and backwards.
 """
 
 from dataclasses import dataclass
