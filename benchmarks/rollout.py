@@ -10,7 +10,7 @@ from benchmarks.result import Result
 
 PROMPT = (8, 48)  # tokens
 RESPONSE = {"median": 48, "sigma": 0.8, "low": 4, "high": 256}  # tokens, log-normal
-REQUESTS = {"3M": 256, "50M": 64}
+REQUESTS = {"3M": 128, "50M": 64}
 CONCURRENT = 64
 
 

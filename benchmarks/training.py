@@ -14,7 +14,7 @@ from benchmarks.result import Result
 
 RESPONSE = {"median": 64, "sigma": 0.8, "low": 4, "high": 384}  # tokens, log-normal
 PROMPT = {"median": 20, "sigma": 0.5, "low": 4, "high": 64}
-SAMPLES = {"3M": 128, "50M": 64}
+SAMPLES = {"3M": 64, "50M": 64}
 BUDGET = 512  # tokens of a packed forward: ppo.tokens_per_microbatch's default
 PADDED = 16  # samples of a padded forward
 

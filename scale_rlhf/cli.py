@@ -173,12 +173,14 @@ def _show_sizes(config) -> None:
 def _unfinished(config, go_on: bool) -> Path | None:
     """The run of that name that is not done, if it is wanted: by --go-on, or by whoever sits here. A script gets a new run."""
     from scale_rlhf.orchestration.run_folder import unfinished
+    from scale_rlhf.orchestration.run_lock import at_work
 
     left = unfinished(Path(config.run.folder), config.run.name)
-    if left is None:
+    if left is None or go_on:
+        return left.path if left else None
+    if who := at_work(left.path):
+        typer.echo(f"{left.path}: {who} works at it; a new run begins beside it")
         return None
-    if go_on:
-        return left.path
     typer.echo(f"{left.path} is not done: {', '.join(left.stages_left())}. scale-rlhf resume {left.path} goes on with it")
     return left.path if sys.stdin.isatty() and typer.confirm("Go on with it, instead of beginning a new run?") else None
 

@@ -31,6 +31,7 @@ from scale_rlhf.data.checks import check_data
 from scale_rlhf.data.sources import sources
 from scale_rlhf.errors import ConfigError, DiskError, RunError, UserError
 from scale_rlhf.orchestration.run_folder import RunFolder, check_free
+from scale_rlhf.orchestration.run_lock import alone
 from scale_rlhf.orchestration.supervisor import tell_folder
 from scale_rlhf.redaction import without_secrets
 from scale_rlhf.stages.summary import final_table, stage_line
@@ -58,13 +59,14 @@ def run(config: RunConfig, stages: Sequence[str] | None = None) -> RunFolder:
     if not config.data.practice:
         notes += check_data(config, sources(config, None), stages)
     folder = RunFolder.create(config, stages)
-    if config.data.practice:
-        try:
-            notes += _practice_world(config, folder, stages)
-        except UserError:
-            shutil.rmtree(folder.path)  # made a moment ago, for nothing
-            raise
-    return _carry_on(config, folder, stages, notes)
+    with alone(folder.path):
+        if config.data.practice:
+            try:
+                notes += _practice_world(config, folder, stages)
+            except UserError:
+                shutil.rmtree(folder.path)  # made a moment ago, for nothing
+                raise
+        return _carry_on(config, folder, stages, notes)
 
 
 def resume(path: str | Path, overrides: Sequence[str] = (), force: bool = False) -> RunFolder:
@@ -74,12 +76,15 @@ def resume(path: str | Path, overrides: Sequence[str] = (), force: bool = False)
     that would make it another run (model, data, seed) raise ConfigError, unless `force`.
     """
     folder = RunFolder.open(path)
-    return _go_on(folder, folder.config(overrides), force)
+    with alone(folder.path):
+        return _go_on(folder, folder.config(overrides), force)
 
 
 def go_on(path: str | Path, config: RunConfig) -> RunFolder:
     """As `resume`, with the whole configuration instead of overrides: what a job does that is started again as it was."""
-    return _go_on(RunFolder.open(path), config, force=False)
+    folder = RunFolder.open(path)
+    with alone(folder.path):
+        return _go_on(folder, config, force=False)
 
 
 def _go_on(folder: RunFolder, config: RunConfig, force: bool) -> RunFolder:
