@@ -21,6 +21,7 @@ PROMPT = 16  # tokens
 RESPONSE = {"median": 40, "sigma": 0.8, "low": 4, "high": 240}  # tokens, log-normal
 CONCURRENCY = (6, 8, 12, 16, 24, 32, 64)
 STEPS = {"3M": 6, "50M": 3}  # counted steps of a block
+WARM = 3  # before them: the pipeline fills. Every contender counts the same batches, for some have longer answers than others
 BALANCED = 1.5
 
 
@@ -59,21 +60,19 @@ def sections(size: str) -> dict:
 
 
 def contenders(peer: Peer, steps: int) -> dict:
-    def loop(staleness: int, warm: int, last: int):
-        return lambda: peer.ask("loop", steps=steps + warm + last, staleness=staleness, warm=warm, last=last)
+    def loop(staleness: int):
+        return lambda: peer.ask("loop", steps=WARM + steps + staleness, staleness=staleness, warm=WARM, last=staleness)
 
     return {
         "alone": lambda: alone(peer, steps),
-        "batch-synchronous": lambda: peer.ask("batch_synchronous", steps=steps),
-        "staleness 0": loop(0, 1, 0),
-        "staleness 1": loop(1, 2, 1),
-        "staleness 2": loop(2, 3, 2),
+        "batch-synchronous": lambda: peer.ask("batch_synchronous", steps=steps, first=WARM),
+        **{f"staleness {staleness}": loop(staleness) for staleness in (0, 1, 2)},
     }
 
 
 def alone(peer: Peer, steps: int) -> dict[str, float]:
     """Every part of a step with nothing else running, and what follows for each core."""
-    return sides(peer.ask("parts", steps=steps) | peer.ask("stream", steps=steps + 1))
+    return sides(peer.ask("parts", steps=steps, first=WARM) | peer.ask("stream", steps=steps, first=WARM))
 
 
 def sides(parts: dict[str, float]) -> dict[str, float]:

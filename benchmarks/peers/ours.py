@@ -60,27 +60,30 @@ class Ours:
         """Samples that the engine decodes at once, from now on."""
         self.concurrency = asyncio.Semaphore(concurrency)
 
-    def batch_synchronous(self, steps: int) -> dict[str, float]:
-        """Generate all, then score all, then update and publish: nothing at the same time but the two updates."""
+    def batch_synchronous(self, steps: int, first: int = 0) -> dict[str, float]:
+        """Generate all, then score all, then update and publish: nothing at the same time but the two updates.
+
+        first: the batch to begin with, as below.
+        """
         self.events.run_until_complete(self._begin())
         started = time.perf_counter()
-        for step in range(steps):
+        for step in range(first, first + steps):
             self.events.run_until_complete(self._whole_step(step))
         return self._per_step(time.perf_counter() - started, steps)
 
-    def parts(self, steps: int) -> dict[str, float]:
+    def parts(self, steps: int, first: int = 0) -> dict[str, float]:
         """Seconds a step of every part with nothing else running: generate, score, update, publish, load."""
         self.events.run_until_complete(self._begin())
         taken: dict[str, float] = {}
-        for step in range(steps):
+        for step in range(first, first + steps):
             self.events.run_until_complete(self._whole_step(step, taken))
         return {part: seconds / steps for part, seconds in taken.items()}
 
-    def stream(self, steps: int) -> dict[str, float]:
+    def stream(self, steps: int, first: int = 0) -> dict[str, float]:
         """Seconds a batch when so many are generated without a pause between them, and nothing else runs: no batch waits for
         the last sample of the one before.
         """
-        prompts = [prompt for step in range(steps) for prompt in self._batch(step)]
+        prompts = [prompt for step in range(first, first + steps) for prompt in self._batch(step)]
 
         async def generate() -> None:
             await asyncio.gather(*(self.roles.rollout.generate(prompt) for prompt in prompts))

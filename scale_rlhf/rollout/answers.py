@@ -1,4 +1,7 @@
-"""Answers for evaluation: one engine, into which one model after another is loaded the way a new version is."""
+"""Answers for evaluation: one engine where rollout's are placed, into which one model after another is loaded.
+
+On this host a model is loaded the way a new version is, through shared memory; on another the engine starts anew with it.
+"""
 
 import asyncio
 import uuid
@@ -18,7 +21,7 @@ class Answerer:
     """Context manager. `load` a model, then `answer` prompts with it; a model of another shape gets a new engine."""
 
     def __init__(self, config: RunConfig):
-        # One engine is enough, and it takes weights from files through shared memory, on GPUs too.
+        # One engine is enough, and on this host it takes weights from files through shared memory, on GPUs too.
         self.config = config.model_copy(deep=True)
         self.config.rollout.engines = 1
         self.config.rollout.weight_transfer = "shared_memory"
@@ -26,7 +29,7 @@ class Answerer:
         self.fleet: RolloutFleet | None = None
         self.publisher = SharedMemoryPublisher(f"answers-{uuid.uuid4().hex[:8]}")
         self.shapes: dict | None = None
-        self.version = 0
+        self.version, self.beside = 0, True  # us, on this host
 
     def __enter__(self) -> "Answerer":
         # A Runner, not a bare loop: Ctrl-C then cancels what runs in it and waits for that, instead of leaving tasks pending.
@@ -36,7 +39,7 @@ class Answerer:
     def load(self, model: str) -> None:
         """Answer with this model from now on. model: a folder with safetensors, or a hub name."""
         found = shapes(model)
-        if self.fleet is None or found is None or found != self.shapes:
+        if self.fleet is None or not self.beside or found is None or found != self.shapes:
             self._start(model)
         else:
             self.version += 1
@@ -60,14 +63,19 @@ class Answerer:
 
     def _start(self, model: str) -> None:
         self._stop()
+        import ray
+
         from scale_rlhf.data.chat import load_tokenizer
 
         rollout = self.config.rollout
         ends = [load_tokenizer(model, self.config.model).eos_token_id]
         self.fleet = RolloutFleet(self.config, model, ends)
-        options = {"num_cpus": rollout.cpus * rollout.tensor_parallel, "num_gpus": rollout.gpus * rollout.tensor_parallel,
+        ranks = rollout.tensor_parallel
+        options = {"num_cpus": rollout.cpus * ranks, "num_gpus": rollout.gpus * ranks, "label_selector": rollout.labels,
+                   "resources": {name: amount * ranks for name, amount in rollout.resources.items()},
                    "runtime_env": {"env_vars": environment(rollout.threads, rollout.gpus)}}
         self.runner.run(self.fleet.start([options]))
+        self.beside = self.runner.run(self.fleet.places()) == [ray.get_runtime_context().get_node_id()]
 
     def _stop(self) -> None:
         if self.fleet is not None:

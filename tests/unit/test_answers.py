@@ -42,3 +42,16 @@ def test_ctrl_c_leaves_no_task_pending(caplog, number):
     gc.collect()
     assert fleet.cancelled == 3 and fleet.closed
     assert "pending" not in caplog.text
+
+
+def test_on_another_host_an_engine_starts_anew_with_each_model(tmp_path, monkeypatch):
+    """There it would not see the shared memory that a version is handed over in."""
+    started = []
+    started_with = lambda answerer, model: started.append(model) or setattr(answerer, "fleet", Endless())  # noqa: E731
+    monkeypatch.setattr(Answerer, "_start", started_with)
+    monkeypatch.setattr("scale_rlhf.rollout.answers.shapes", lambda model: {})
+    with Answerer(RunConfig()) as answerer:
+        answerer.beside = False
+        answerer.load("one")
+        answerer.load("other")
+    assert started == ["one", "other"]
