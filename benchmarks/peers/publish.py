@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 import uuid
+from pathlib import Path
 
 import numpy as np
 
@@ -20,16 +21,15 @@ RESPONSE = 200  # tokens
 
 
 class Receiver:
-    """Takes one parameter a call, and keeps it."""
+    """Takes one parameter a call, and copies it to where the last one was: 400M parameters must fit beside two engines."""
 
     def __init__(self):
-        self.held: dict[str, np.ndarray] = {}
+        self.held = np.empty(0, np.float32)
 
-    def take(self, name: str, array: np.ndarray) -> None:
-        if name in self.held:
-            np.copyto(self.held[name], array)
-        else:
-            self.held[name] = array.copy()
+    def take(self, array: np.ndarray) -> None:
+        if len(self.held) < array.size:
+            self.held = np.zeros(array.size, np.float32)
+        np.copyto(self.held[: array.size], array.reshape(-1))
 
 
 class Publish:
@@ -46,16 +46,20 @@ class Publish:
         self.events = asyncio.new_event_loop()
         self.fleet, self.policy = RolloutFleet(self.config, model, []), PolicyGroup(self.config, model)
         self.receiver = ray.remote(Receiver).options(num_cpus=0).remote()
-        self.events.run_until_complete(self._start())
+        self.tag = f"bench-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        try:
+            self.events.run_until_complete(self._start())
+        except BaseException:
+            self.close()
+            raise
 
     async def _start(self) -> None:
         from scale_rlhf.weights.choice import transport
 
         options = {"num_cpus": 0.1, "runtime_env": {"env_vars": environment(1)}}
         await asyncio.gather(self.fleet.start([options]), self.policy.start())
-        tag = f"bench-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         chosen = transport(self.config, await self.policy.places(), await self.fleet.places())
-        await self.policy.open_transport(chosen, tag, self.fleet.engines, 1)
+        await self.policy.open_transport(chosen, self.tag, self.fleet.engines, 1)
         self.fleet.open_transport(chosen)
 
     def block(self) -> dict[str, float]:
@@ -83,16 +87,18 @@ class Publish:
         """Every parameter in a call of its own, each awaited, as trainers do that broadcast parameter by parameter."""
         import ray
 
-        whole = [(name, tensor.numpy()) for name, tensor in tensors(self.model)]
+        whole = [tensor.numpy() for _, tensor in tensors(self.model)]
         started = time.perf_counter()
-        for name, array in whole:
-            ray.get(self.receiver.take.remote(name, array))
+        for array in whole:
+            ray.get(self.receiver.take.remote(array))
         return {"seconds": time.perf_counter() - started, "calls": len(whole)}
 
     def close(self) -> None:
         self.events.run_until_complete(self.fleet.close())
         self.events.run_until_complete(self.policy.close())
         self.ray.__exit__(None, None, None)
+        for left in Path("/dev/shm").glob(f"scale-rlhf-{self.tag}-*"):  # of a rank that was killed
+            left.unlink()
 
 
 if __name__ == "__main__":

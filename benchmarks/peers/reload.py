@@ -1,5 +1,6 @@
 """The least that publishing can be: one copy into warm shared memory, and vLLM's own reload from memory."""
 
+import json
 import mmap
 import os
 import shutil
@@ -19,14 +20,17 @@ class Reload:
         from safetensors.torch import load_file
         from vllm import LLM
 
-        self.torch = torch
-        self.tensors = list(load_file(Path(model) / "model.safetensors").values())
-        self.bytes = sum(one.numel() * one.element_size() for one in self.tensors)
         self.folder = Path(tempfile.mkdtemp(prefix="scale-rlhf-bench-", dir="/dev/shm"))
         shutil.copytree(model, self.folder, dirs_exist_ok=True)
-        with open(self.folder / "copy", "w+b") as file:
-            file.truncate(self.bytes)
-            self.memory = mmap.mmap(file.fileno(), self.bytes)
+        tensors, self.copies = load_file(Path(model) / "model.safetensors"), []
+        with open(self.folder / "model.safetensors", "r+b") as file:  # what is copied is what vLLM reads
+            memory = torch.frombuffer(mmap.mmap(file.fileno(), 0), dtype=torch.uint8)
+            header = int.from_bytes(file.read(8), "little")
+            for name, place in json.loads(file.read(header)).items():
+                if name in tensors:
+                    begin, end = (8 + header + offset for offset in place["data_offsets"])
+                    self.copies.append((memory[begin:end], tensors[name].reshape(-1).view(torch.uint8)))
+        self.bytes = sum(len(source) for _, source in self.copies)
         self.engine = LLM(
             str(self.folder), dtype="float32", max_model_len=256, max_num_seqs=8, skip_tokenizer_init=True, enforce_eager=True,
             kv_cache_memory_bytes=2**27, disable_log_stats=True, enable_prefix_caching=False)
@@ -39,12 +43,9 @@ class Reload:
         return {"copy": copied, "reload": reload, "seconds": copied + reload, "copy_rate": self.bytes / copied / 1e9}
 
     def _copy(self) -> float:
-        target, offset = self.torch.frombuffer(self.memory, dtype=self.torch.uint8), 0
         started = time.perf_counter()
-        for tensor in self.tensors:
-            flat = tensor.reshape(-1).view(self.torch.uint8)
-            target[offset : offset + flat.numel()].copy_(flat)
-            offset += flat.numel()
+        for target, source in self.copies:
+            target.copy_(source)
         return time.perf_counter() - started
 
     def close(self) -> None:
