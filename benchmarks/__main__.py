@@ -47,8 +47,8 @@ def several(names: list[str], asked: argparse.Namespace) -> tuple[list[Result], 
         print(f"\n{job.name}, {job.size}: {number} of {len(planned)}", file=sys.stderr)
         command = [sys.executable, "-m", "benchmarks", job.name, "--size", job.size, "--blocks", str(asked.blocks),
                    "--threads", str(asked.threads), "--scale", str(asked.scale), "--dtype", *(asked.dtype or job.dtypes)]
-        if asked.only:
-            command += ["--only", *asked.only]
+        if only := asked.only or job.only:
+            command += ["--only", *only]
         if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
             failed.append(f"{job.name}, {job.size}")
         else:

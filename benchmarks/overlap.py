@@ -3,6 +3,8 @@
     rollout alone   generate batches without a pause, load a version, with nothing else running
     learner alone   score, update and publish what was generated, with no sample decoding
     ideal           the busier of the two
+    both at once    the busier of the two while the other works too, and neither waits for the other: what two cores that
+                    share caches and memory can give at best
     batch-synchronous, streaming (staleness 0), staleness 1, staleness 2: wall time a step
 
 The sides are balanced within 1 : 1.5 by how many samples decode at once, which is found in the run and said in the notes.
@@ -19,8 +21,8 @@ from benchmarks.result import Result
 SAMPLES = {"3M": 32, "50M": 16}  # of a batch
 PROMPT = 16  # tokens
 RESPONSE = {"median": 40, "sigma": 0.8, "low": 4, "high": 240}  # tokens, log-normal
-CONCURRENCY = (6, 8, 12, 16, 24, 32, 64)
-STEPS = {"3M": 6, "50M": 3}  # counted steps of a block
+CONCURRENCY = (6, 8, 12, 16, 24)
+STEPS = {"3M": 5, "50M": 3}  # counted steps of a block
 WARM = 3  # before them: the pipeline fills. Every contender counts the same batches, for some have longer answers than others
 BALANCED = 1.5
 
@@ -33,12 +35,13 @@ def run(options: Options) -> Result:
     count = 32 * SAMPLES[size]
     prompts = models.prompts(count, size, low=PROMPT, high=PROMPT, seed=0)
     setup = {"size": size, "sections": sections(size), "prompts": prompts, "lengths": models.lengths(count, **RESPONSE, seed=0)}
-    with Progress("overlap", 1 + len(CONCURRENCY) + rounds(5, options.blocks)) as progress, models.made(size) as model:
+    with Progress("overlap", 1 + len(CONCURRENCY) + rounds(5, options.blocks, warm_up=0)) as progress, models.made(size) as model:
         progress.doing("starting five roles")
         with Peer("ours", setup | {"model": model, "pinned": True}, threads=1) as peer:
             progress.done("start")
             result.notes.append(balance(peer, progress))
-            blocks = alternate(contenders(peer, result.settings["steps"]), options.blocks, progress)
+            # Balancing has warmed every role, and each loop its own pipeline.
+            blocks = alternate(contenders(peer, result.settings["steps"]), options.blocks, progress, warm_up=0)
     result.blocks["step"] = blocks
     result.figures += figures(blocks)
     result.notes += explained(blocks)
@@ -72,7 +75,7 @@ def contenders(peer: Peer, steps: int) -> dict:
 
 def alone(peer: Peer, steps: int) -> dict[str, float]:
     """Every part of a step with nothing else running, and what follows for each core."""
-    return sides(peer.ask("parts", steps=steps, first=WARM) | peer.ask("stream", steps=steps, first=WARM))
+    return sides(peer.ask("sides", steps=steps, first=WARM))
 
 
 def sides(parts: dict[str, float]) -> dict[str, float]:
@@ -82,7 +85,8 @@ def sides(parts: dict[str, float]) -> dict[str, float]:
     """
     rollout = parts["stream"] + parts["load"]
     learner = parts["score"] + parts["advantages"] + parts["update"] + parts["publish"]
-    return parts | {"rollout": rollout, "learner": learner, "ideal": max(rollout, learner), "sum": rollout + learner}
+    both = max(parts["stream_beside"] + parts["load"], parts["learner_beside"])
+    return parts | {"rollout": rollout, "learner": learner, "ideal": max(rollout, learner), "both": both}
 
 
 def balance(peer: Peer, progress: Progress) -> str:
@@ -107,6 +111,9 @@ def figures(blocks: Blocks) -> list[Figure]:
                aim=at_most(1.1) if name == "staleness 1" else None)
         for name in ("batch-synchronous", "staleness 0", "staleness 1", "staleness 2")
     ]
+    both = column(blocks, "alone", "both")
+    found += [figure(name, column(blocks, name, "seconds"), both, against="both at once, nobody waiting", unit="s/step")
+              for name in ("staleness 1", "staleness 2")]
     for name, aim in (("staleness 1", at_least(0.9)), ("staleness 2", None)):
         gained = [long - short for long, short in zip(whole, column(blocks, name, "seconds"), strict=True)]
         possible = [long - best for long, best in zip(whole, ideal, strict=True)]

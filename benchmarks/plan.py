@@ -5,6 +5,7 @@ from dataclasses import dataclass
 NAMES = ("controller", "rollout", "training", "weights", "overlap", "trl")
 ONE_SIZE = ("controller", "weights")  # these do not depend on the size of the trained model
 ONE_TYPE = ("controller", "weights", "overlap")  # float32 alone
+ONLY = {"weights": ("100M",)}  # in `make bench`
 FLOAT32, BOTH = ("float32",), ("float32", "bfloat16")
 
 
@@ -13,12 +14,15 @@ class Job:
     name: str
     size: str
     dtypes: tuple[str, ...]
+    only: tuple[str, ...] = ()  # parts of it; none: all
 
 
 def jobs(names: list[str], *, full: bool) -> list[Job]:
-    """In the order of running. full: 50M parameters too, and bfloat16 throughout; otherwise 3M, bfloat16 in training alone."""
+    """In the order of running. full: 50M parameters too, bfloat16 throughout, and weights of every size; otherwise 3M, bfloat16
+    in training and 100M in weights alone.
+    """
     chosen = [name for name in NAMES if not names or name in names]
-    found = [Job(name, "3M", _types(name, full)) for name in chosen]
+    found = [Job(name, "3M", _types(name, full), () if full else ONLY.get(name, ())) for name in chosen]
     if full:
         found += [Job(name, "50M", _types(name, full)) for name in chosen if name not in ONE_SIZE]
     return found

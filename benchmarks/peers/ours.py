@@ -79,18 +79,12 @@ class Ours:
             self.events.run_until_complete(self._whole_step(step, taken))
         return {part: seconds / steps for part, seconds in taken.items()}
 
-    def stream(self, steps: int, first: int = 0) -> dict[str, float]:
-        """Seconds a batch when so many are generated without a pause between them, and nothing else runs: no batch waits for
-        the last sample of the one before.
+    def sides(self, steps: int, first: int = 0) -> dict[str, float]:
+        """Seconds a step of each side with nothing else running: "stream" of a batch when so many are generated without a
+        pause, where no batch waits for the last sample of the one before; and score, advantages, update, publish, load.
+        Then "stream_beside" and "learner_beside": the same while the other side works too, and neither waits for the other.
         """
-        prompts = [prompt for step in range(first, first + steps) for prompt in self._batch(step)]
-
-        async def generate() -> None:
-            await asyncio.gather(*(self.roles.rollout.generate(prompt) for prompt in prompts))
-
-        started = time.perf_counter()
-        self.events.run_until_complete(generate())
-        return {"stream": (time.perf_counter() - started) / steps}
+        return self.events.run_until_complete(self._sides([self._batch(step) for step in range(first, first + steps)]))
 
     async def _loop(self, config: RunConfig, warm: int, last: int) -> dict[str, float]:
         await self._begin()
@@ -111,6 +105,26 @@ class Ours:
         staleness = max(one["staleness/max"] for one in numbers)
         return self._per_step(ends[-1 - last] - begin, counted) | means(shown) | {"staleness": staleness}
 
+    async def _sides(self, prompts: list[list]) -> dict[str, float]:
+        await self._begin()
+        started = time.perf_counter()
+        samples = await asyncio.gather(*(self.roles.rollout.generate(prompt) for batch in prompts for prompt in batch))
+        stream = (time.perf_counter() - started) / len(prompts)
+        size, taken = self._size(), {}
+        batches = [list(samples[place : place + size]) for place in range(0, len(samples), size)]
+        for step, batch in enumerate(batches):
+            await self._learn(batch, step, Laps(taken), load=True)
+        beside = Endless(self.roles.rollout.generate, [prompt for batch in prompts for prompt in batch])
+        await beside.warm(len(batches[0]))
+        before, started = beside.tokens, time.perf_counter()
+        for step, batch in enumerate(batches):
+            await self._learn(batch, step, Laps({}), load=False)
+        learner = (time.perf_counter() - started) / len(batches)
+        made = (beside.tokens - before) * len(batches) / sum(len(sample.response_ids) for sample in samples)  # batches
+        await beside.end()
+        return {part: seconds / len(batches) for part, seconds in taken.items()} | {
+            "stream": stream, "learner_beside": learner, "stream_beside": learner * len(batches) / made}
+
     async def _begin(self) -> None:
         """The policy's present weights are version 0."""
         info = await self.roles.policy.publish(0)
@@ -121,7 +135,10 @@ class Ours:
         clock = Laps(taken)
         samples = await asyncio.gather(*(self.roles.rollout.generate(prompt) for prompt in self._batch(step)))
         clock.lap("generate")
-        scored = await self._scored(list(samples))
+        await self._learn(list(samples), step, clock, load=True)
+
+    async def _learn(self, samples: list[Sample], step: int, clock: "Laps", load: bool) -> None:
+        scored = await self._scored(samples)
         clock.lap("score")
         training = TrainingBatch(
             [one.sample for one in scored], np.asarray([one.score for one in scored], dtype=np.float32),
@@ -134,8 +151,9 @@ class Ours:
         clock.lap("update")
         info = await self.roles.policy.publish(step + 1)
         clock.lap("publish")
-        await self.roles.rollout.load(step + 1, info)
-        clock.lap("load")
+        if load:
+            await self.roles.rollout.load(step + 1, info)
+            clock.lap("load")
 
     async def _scored(self, samples: list[Sample]) -> list[Scored]:
         scores, references = await asyncio.gather(
@@ -187,6 +205,32 @@ class Ours:
     def close(self) -> None:
         self.events.run_until_complete(self.roles.close())
         self.ray.__exit__(None, None, None)
+
+
+class Endless:
+    """Generates the same prompts again and again until it is ended. responses: that have ended; tokens: of these."""
+
+    def __init__(self, generate, prompts: list):
+        self.generate, self.prompts, self.responses, self.tokens = generate, prompts, 0, 0
+        self.going = [asyncio.create_task(self._one(place)) for place in range(len(prompts))]
+        self.ending = False
+
+    async def _one(self, place: int) -> None:
+        while not self.ending:
+            self.tokens += len((await self.generate(self.prompts[place])).response_ids)
+            self.responses += 1
+
+    async def warm(self, responses: int) -> None:
+        """Until so many have ended: from then on as many begin as end."""
+        while self.responses < responses:
+            await asyncio.sleep(0.02)
+
+    async def end(self) -> None:
+        """No more, once those that run have ended; those that wait for their turn are given up."""
+        self.ending = True
+        for task in self.going:
+            task.cancel()
+        await asyncio.gather(*self.going, return_exceptions=True)
 
 
 def means(steps: list[dict[str, float]]) -> dict[str, float]:
