@@ -34,9 +34,9 @@ def print_figures(survey: Survey, console: Console) -> None:
         _print_ratings(printable(aspect), ratings, console)
     bias = survey.lengths
     if bias.share is not None:
-        mean = bias.more.mean
-        _say(console, f"\nlength: the longer response is preferred in {bias.share:.1%} of {bias.longer + bias.shorter:,} pairs that "
-                      f"differ in it; on average the preferred is {abs(mean):.1f} characters {'longer' if mean > 0 else 'shorter'}")
+        more = f"{abs(bias.more.mean):.1f} characters {'longer' if bias.more.mean > 0 else 'shorter'}"
+        _say(console, f"\nlength: of {bias.longer + bias.shorter:,} pairs that differ in it the longer response is preferred in "
+                      f"{bias.share:.1%}; the preferred is {more} on average")
         _lines(console, bias.far.lines, bias.longer, "where by far the longer is preferred")
     if all(spread.count for spread in survey.judged.values()):
         good, bad = survey.judged[True], survey.judged[False]

@@ -26,7 +26,7 @@ def summarize_from_feedback(row: dict, at: str) -> dict | None:
 
 def _choice(row: dict, at: str) -> dict:
     summaries, choice = row["summaries"], column(row, "choice", at)
-    if not isinstance(summaries, list) or len(summaries) != 2 or choice not in (0, 1) or isinstance(choice, bool):
+    if not isinstance(summaries, list) or len(summaries) != 2 or type(choice) is not int or choice not in (0, 1):
         raise DataError(f"{at}: expected two `summaries` and `choice` 0 or 1; found {shown(summaries)} and {shown(choice)}")
     return {"chosen": _summary(summaries[choice], at), "rejected": _summary(summaries[1 - choice], at)}
 
