@@ -180,7 +180,7 @@ def preference_rows(row: dict, at: str, minimum_gap: float) -> list[dict]:
 
     None of a response judged alone, which `pairs_from_judgements` compares with those of other rows.
     """
-    if "responses" in row or "ratings" in row:
+    if "responses" in row or "ratings" in row or (is_ranked(row) and "chosen" not in row):
         return pairs_from_ranking(row, at) if is_ranked(row) else pairs_from_ratings(row, minimum_gap, at)
     if is_judged(row):
         judged_response(row, at)

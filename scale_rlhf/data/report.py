@@ -20,7 +20,7 @@ def print_findings(survey: Survey, console: Console) -> None:
     _say(console, ", ".join(f"{count:,} of kind {kind}" for kind, count in survey.kinds.items()) or "no row that can be used")
     for name, words in FINDINGS.items():
         found = getattr(survey, name)
-        _say(console, f"{found.count:,} {words}{':' if found.lines else ''}")
+        _say(console, f"{words}: {found.count:,}")
         _lines(console, found.lines, found.count)
 
 

@@ -40,7 +40,7 @@ def pair(prompt: str, chosen: str, rejected: str) -> dict:
 def test_check_of_sound_data(tmp_path):
     done = data("check", written(tmp_path / "a.jsonl", pair("Hi", "Hello", "No"), {"prompt": "Hi", "response": "Hello"}))
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[:3] == [f"{tmp_path}/a.jsonl: 2 rows", "1 of kind pair, 1 of kind instruction", "0 bad rows"]
+    assert done.stdout.splitlines()[:3] == [f"{tmp_path}/a.jsonl: 2 rows", "1 of kind pair, 1 of kind instruction", "bad rows: 0"]
 
 
 def test_check_names_every_bad_line_and_goes_on(tmp_path):
@@ -51,7 +51,7 @@ def test_check_names_every_bad_line_and_goes_on(tmp_path):
     assert done.exit_code == 1 and not found["ok"] and found["kinds"] == {"instruction": 1, "prompt": 1}
     assert [line.split(": ")[0] for line in found["bad"]["lines"]] == [f"{path}:{number}" for number in (2, 3, 4, 5, 6)]
     short = data("check", path, "--show", 2)
-    assert short.exit_code == 1 and "5 bad rows:" in short.stdout and "  and 3 more" in short.stdout and f"{path}:4" not in short.stdout
+    assert short.exit_code == 1 and "bad rows: 5\n" in short.stdout and "  and 3 more" in short.stdout and f"{path}:4" not in short.stdout
 
 
 def test_check_finds_what_stands_twice_and_what_is_held_out(tmp_path):
@@ -91,7 +91,7 @@ def test_stats_of_ratings(tmp_path):
     found = json.loads(data("stats", path, "--json").stdout)
     helpful, honest = found["ratings"]["helpful"], found["ratings"]["honest"]
     assert (helpful["count"], helpful["lowest"], helpful["highest"], helpful["mean"], helpful["raters"]) == (8, 0, 5, 22 / 8, [2, 2])
-    assert helpful["lines"] == [f"{path}:2: response 2: 0, 5", f"{path}:1: response 1: 4, 5"]
+    assert helpful["lines"] == [f"{path}:2: response 2: 0, 5", f"{path}:1: response 1: 5, 4"]
     assert honest["raters"] == [1, 1] and honest["alpha_ordinal"] is None
     assert found["length"]["pairs"] == 2 and found["length"]["share"] == 0.5
     assert found["length"]["lines"] == [f"{path}:1: the preferred of 11 characters, the other of 1"]
@@ -154,8 +154,10 @@ def annotations(helpful: str, honest: str) -> dict:
 
 PUBLIC = {
     "hh-rlhf": (
-        [{"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"}],
-        [{"messages": [{"role": "user", "content": "Hi"}], "chosen": "Hello", "rejected": "No"}],
+        [{"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
+         {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: Human: why"}],
+        [{"messages": [{"role": "user", "content": "Hi"}], "chosen": "Hello", "rejected": "No"},
+         {"messages": [{"role": "user", "content": "Hi"}], "chosen": "Hello", "rejected": [{"role": "assistant", "content": "Human: why"}]}],
     ),
     "ultrafeedback": (
         [{"instruction": "Hi", "completions": [
@@ -228,5 +230,5 @@ def test_a_survey_keeps_as_many_lines_as_it_is_told():
     survey = Survey(keep=2)
     survey.take("f", ((f"f:{i}", {"prompt": "Hi", "responses": ["a", "b" * i], "ratings": [[5, 0], [i, 0]]}) for i in range(1, 9)))
     ratings = survey.ratings[""]
-    assert ratings.differ.lines == ["f:8: response 2: 0, 8", "f:7: response 2: 0, 7"] and ratings.numbers.count == 32
+    assert ratings.differ.lines == ["f:8: response 2: 8, 0", "f:7: response 2: 7, 0"] and ratings.numbers.count == 32
     assert len(survey.lengths.far.lines) == 2 and survey.kinds == {"rating": 8} and said({"prompt": "x"}, "f:1").kind == "prompt"

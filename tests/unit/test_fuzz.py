@@ -219,7 +219,7 @@ def test_feedback_of_every_kind(times):
         if says := of_one_row(said, row):
             assert says.kind in KINDS and {text for pair in says.pairs for text in pair} <= set(says.responses)
 
-    fuzz(one, 600, times, ROWS)
+    fuzz(one, 200, times, ROWS)
 
 
 @effort
@@ -241,7 +241,7 @@ def test_surveys_of_any_rows(fresh, ending, times):
         report.print_figures(found, Console(file=shown))
         assert shown.getvalue().encode() and "\x1b" not in shown.getvalue()
 
-    fuzz(one, 40, times, st.lists(ROWS, min_size=1, max_size=4), st.just([]) | DAMAGE)
+    fuzz(one, 15, times, st.lists(ROWS, min_size=1, max_size=4), st.just([]) | DAMAGE)
 
 
 @effort
@@ -252,7 +252,7 @@ def test_lines_after_a_bad_one_are_read(fresh, times):
         *_, (at, row) = each_row(DataSource(path=str(path)))
         assert row == {"text": "last"} and at == f"{path}:{len(lines) + 2}"
 
-    fuzz(one, 80, times, st.lists(st.binary(max_size=12) | JUNK, max_size=4))
+    fuzz(one, 40, times, st.lists(st.binary(max_size=12) | JUNK, max_size=4))
 
 
 @effort
@@ -277,7 +277,7 @@ def test_public_forms_that_are_nearly_right(form, times):
             of_one_row(said, ours)
 
     needed = {"hh-rlhf": [], "ultrafeedback": ["instruction", "completions"], "helpsteer": ["prompt"], "summarize-from-feedback": ["info"]}[form]
-    fuzz(one, 200, times, st.fixed_dictionaries({name: public[name] for name in needed}, optional={name: given for name, given in public.items() if name not in needed}))
+    fuzz(one, 60, times, st.fixed_dictionaries({name: public[name] for name in needed}, optional={name: given for name, given in public.items() if name not in needed}))
 
 
 @effort
