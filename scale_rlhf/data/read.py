@@ -5,7 +5,7 @@ Whatever is wrong with a file is a DataError that names the file and the line. `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from scale_rlhf.config.schema import DataSource
@@ -20,7 +20,7 @@ from scale_rlhf.data.forms import (
     prompt_messages,
     text_of,
 )
-from scale_rlhf.data.rows import read_rows
+from scale_rlhf.data.rows import Located, read_rows
 from scale_rlhf.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ __all__ = ["base_text", "instructions", "pairs_from_ratings", "preferences", "pr
 
 def base_text(source: DataSource, key: str = "data.base_text") -> datasets.Dataset:
     """Dataset[text: str]: the column `text`, or the turns of instructions, one below the other."""
-    rows = ({"text": text_of(row, at)} for at, row in read_rows(source, key) if not is_bad(row, at))
+    rows = ({"text": text_of(row, at)} for at, row in _to_learn(source, key))
     return _dataset(rows, {"text": _string()})
 
 
@@ -41,7 +41,7 @@ def instructions(source: DataSource, key: str = "data.instructions") -> datasets
     Rows have `prompt` and `response`, or `messages`; of preferences the chosen (or best rated, or first ranked) answer is
     taken. A response that is judged bad is left out, here and from the base text.
     """
-    rows = ({"messages": instruction_messages(row, at)} for at, row in read_rows(source, key) if not is_bad(row, at))
+    rows = ({"messages": instruction_messages(row, at)} for at, row in _to_learn(source, key))
     return _dataset(rows, {"messages": _messages()})
 
 
@@ -77,6 +77,17 @@ def prompts(source: DataSource, key: str = "data.prompts") -> list[dict]:
         others = {name: value for name, value in row.items() if name not in ("messages", "prompt")}
         kept.append({**others, "messages": messages, "_at": at})
     return kept
+
+
+def _to_learn(source: DataSource, key: str) -> Iterator[Located]:
+    """All rows but those whose one response is judged bad."""
+    none = True
+    for at, row in read_rows(source, key):
+        if not is_bad(row, at):
+            none = False
+            yield at, row
+    if none:
+        raise DataError(f"{source.path}: every response there is judged bad; expected at least one to learn")
 
 
 def _dataset(rows: Iterable[dict], features: dict) -> datasets.Dataset:

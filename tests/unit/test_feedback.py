@@ -2,6 +2,8 @@
 # ruff: noqa: E501 - a case and its message stay on one line
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -151,6 +153,21 @@ def test_what_is_wrong_is_said(row, expected):
 def test_no_two_responses_that_differ(tmp_path):
     with pytest.raises(DataError, match="no two responses to one prompt differ, be it by 0.5 in their mean rating"):
         read.preferences(written(tmp_path / "a.jsonl", ONE_OF_EACH["judgement"]))
+
+
+def test_where_every_response_is_bad_there_is_nothing_to_learn(tmp_path):
+    source = written(tmp_path / "a.jsonl", {"prompt": "Hi", "response": "a", "good": False})
+    for reader in (read.instructions, read.base_text):
+        with pytest.raises(DataError, match="a.jsonl: every response there is judged bad"):
+            reader(source)
+
+
+def test_the_rows_of_the_documentation_are_of_the_kinds_that_it_says():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    table = text[text.index("| kind |") : text.index("Beside these")]
+    rows = [json.loads(found) for found in re.findall(r"\| `(\{.*\})` \|", table)]
+    assert [said(row, "docs").kind for row in rows] == [
+        "instruction", "conversation", "pair", "rating", "rating", "aspects", "ranking", "ranking", "judgement"]
 
 
 def test_aspects_in_parquet_where_rows_have_different_ones(tmp_path):

@@ -162,7 +162,7 @@ def says_where(said: str, path: Path) -> bool:
     """File and line; the file alone where the fault is of the whole of it."""
     if re.search(rf"{re.escape(path.name)}(:\d+|: row \d+)\b", said):
         return True
-    whole = ("has no rows", "no two responses", "not a Parquet file")
+    whole = ("has no rows", "no two responses", "is judged bad", "not a Parquet file")
     return path.name in said and any(fault in said for fault in whole)
 
 
