@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 import typer.core
 
+from scale_rlhf.data.commands import app as data_commands
 from scale_rlhf.errors import ConfigError, UserError
 from scale_rlhf.launching.commands import app as cluster_commands
 
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cluster_commands)
+app.add_typer(data_commands, name="data")
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml.", show_default=False)]
 Overrides = Annotated[

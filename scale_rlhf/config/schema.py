@@ -87,7 +87,7 @@ class DataSection(Section):
     practice: PracticeSection | None = Field(None, description="Make the practice world in the run's folder and use its files for every source that is null.")
     base_text: Source | None = Field(None, description="Rows with `text`. null: the text of the demonstrations.")
     instructions: Source | None = Field(None, description="Rows with `prompt` and `response`, or `messages`. null: the chosen answers of `preferences`.")
-    preferences: Source | None = Field(None, description="Rows with `prompt`, `responses` and `ratings`, or `chosen` and `rejected` (with `prompt`, or whole dialogues).")
+    preferences: Source | None = Field(None, description="Rows that say which response is better, of any kind in docs/data.md: `chosen` and `rejected`; `responses` with `ratings` (by aspect too), or with `ranks`; `response` with `good`.")
     prompts: Source | None = Field(None, description="Rows with `prompt` or `messages`. null: the prompts of `preferences`.")
     evaluation: Source | None = Field(None, description="Held-out prompts, rows as in `prompts`. null: a share held out of `prompts`.")
     hold_out: float = Field(0.05, ge=0, lt=0.5, description="Share of `preferences` and, where `evaluation` is null, of `prompts` that is never trained on.")

@@ -1,35 +1,18 @@
-"""The forms in which people keep instructions, preferences and prompts, each brought to one normal form.
+"""The forms in which people keep instructions, feedback and prompts, each brought to one normal form (docs/data.md).
 
-A row comes with the place it stands at ("FILE:LINE"), which every DataError names. Normal forms:
-messages are [{"role", "content"}, …] with roles system, user, assistant; a response is a string.
+A row comes with the place it stands at ("FILE:LINE"), which every DataError names. Normal forms: messages are
+[{"role", "content"}, …] with roles system, user, assistant; a response is a string.
 """
 
+import json
 import math
-import re
 
-from scale_rlhf.data.rows import has, nearest, shown
+from scale_rlhf.data.messages import Messages, checked_messages, missing, parse_dialogue, text_in
+from scale_rlhf.data.rows import shown
 from scale_rlhf.errors import DataError
 
-ROLES = ("system", "user", "assistant")
-Messages = list[dict[str, str]]
-
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
-_DIALOGUE_ROLES = {"Human": "user", "Assistant": "assistant"}
-
-
-def parse_dialogue(text: str) -> Messages | None:
-    """Turns of "\\n\\nHuman: …\\n\\nAssistant: …", the form of Anthropic's hh-rlhf; None where `text` is not in it."""
-    if not re.match(r"\s*Human:", text):
-        return None
-    parts = _TURN.split(text.lstrip())
-    turns: Messages = []
-    for speaker, content in zip(parts[1::2], parts[2::2], strict=True):
-        role = _DIALOGUE_ROLES[speaker]
-        if turns and turns[-1]["role"] == role:  # a few dialogues have two turns of one speaker in a row
-            turns[-1]["content"] += "\n\n" + content.strip()
-        else:
-            turns.append({"role": role, "content": content.strip()})
-    return turns
+BEST_FIRST = "best-to-worst"
+_COMPARED = ("chosen", "rejected", "responses", "ratings")  # columns of rows that compare responses
 
 
 def prompt_messages(row: dict, at: str) -> Messages:
@@ -37,11 +20,11 @@ def prompt_messages(row: dict, at: str) -> Messages:
     if "prompt" in row:
         turns = _prompt_turns(row["prompt"], at)
     elif "messages" in row:
-        turns = _checked_messages(row["messages"], at, "messages")
+        turns = checked_messages(row["messages"], at, "messages")
     elif "chosen" in row:
         return preference_pair(row, at)["messages"]
     else:
-        raise _missing("prompt", row, at, "`prompt` or `messages`")
+        raise missing("prompt", row, at, "`prompt` or `messages`")
     if turns and turns[-1]["role"] == "assistant":
         turns = turns[:-1]
     if not turns or turns[-1]["role"] != "user":
@@ -51,17 +34,17 @@ def prompt_messages(row: dict, at: str) -> Messages:
 
 def instruction_messages(row: dict, at: str) -> Messages:
     """A conversation that ends with the answer to learn: from `messages`, `prompt` and `response`, or the preferred answer."""
-    if "response" in row:
-        turns = prompt_messages(row, at) + [{"role": "assistant", "content": _text(row["response"], at, "response")}]
+    if "response" in row or _has_completion(row):
+        turns = prompt_messages(row, at) + [{"role": "assistant", "content": _response(row, at)}]
     elif "messages" in row and "chosen" not in row and "responses" not in row:
-        turns = _checked_messages(row["messages"], at, "messages")
+        turns = checked_messages(row["messages"], at, "messages")
     elif "chosen" in row:
         pair = preference_pair(row, at)
         turns = pair["messages"] + [{"role": "assistant", "content": pair["chosen"]}]
     elif "responses" in row:
-        turns = prompt_messages(row, at) + [{"role": "assistant", "content": _best_rated(row, at)}]
+        turns = prompt_messages(row, at) + [{"role": "assistant", "content": _best(row, at)}]
     else:
-        raise _missing("response", row, at, "`prompt` and `response`, or `messages`, or `chosen`")
+        raise missing("response", row, at, "`prompt` and `response`, or `messages`, or `chosen`")
     if not turns or turns[-1]["role"] != "assistant":
         roles = [turn["role"] for turn in turns]
         raise DataError(f"{at}: an instruction must end with a turn of the assistant; found roles {roles}")
@@ -72,76 +55,195 @@ def preference_pair(row: dict, at: str) -> dict:
     """{"messages", "chosen", "rejected", "margin": None} from strings, from hh-rlhf dialogues or from lists of messages."""
     for column in ("chosen", "rejected"):
         if column not in row:
-            raise _missing(column, row, at, "`chosen` and `rejected` (or `prompt`, `responses` and `ratings`)")
+            raise missing(column, row, at, "`chosen` and `rejected` (or `prompt`, `responses` and `ratings`)")
     chosen, rejected = row["chosen"], row["rejected"]
     if "prompt" in row or "messages" in row:
         messages = prompt_messages({k: row[k] for k in ("prompt", "messages") if k in row}, at)
-        return _pair(messages, _answer(chosen, messages, at, "chosen"), _answer(rejected, messages, at, "rejected"))
+        return _pair(messages, _answer(chosen, at, "chosen"), _answer(rejected, at, "rejected"))
     return _pair(*_divided(_dialogue(chosen, at, "chosen"), _dialogue(rejected, at, "rejected"), at))
+
+
+def rated_responses(row: dict, at: str) -> dict:
+    """{"messages", "responses": [n strings], "ratings": {aspect: n lists with one number a rater}}.
+
+    row: `prompt` or `messages`, `responses`, and `ratings`: n numbers or n lists, which come back under the aspect "", or
+    a mapping from aspects to such. Every list has at least one number; raters may be fewer for one response than for another.
+    """
+    for column in ("responses", "ratings"):
+        if column not in row:
+            raise missing(column, row, at, "`prompt`, `responses` and `ratings`")
+    messages, responses, ratings = prompt_messages(row, at), _responses(row, at), row["ratings"]
+    if not isinstance(ratings, dict):
+        return {"messages": messages, "responses": responses, "ratings": {"": _ratings(ratings, len(responses), at, "ratings")}}
+    aspects = {text_in(aspect, at, "ratings"): of_one for aspect, of_one in ratings.items() if of_one is not None}
+    if not aspects or "" in aspects:  # Parquet writes null for an aspect that only other rows have
+        raise DataError(f"{at}: `ratings` must be a list, or a mapping from aspects such as helpful to lists; "
+                        f"found {shown(ratings)}")
+    found = {aspect: _ratings(of_one, len(responses), at, f"ratings.{aspect}") for aspect, of_one in aspects.items()}
+    return {"messages": messages, "responses": responses, "ratings": found}
+
+
+def ranked_responses(row: dict, at: str) -> dict:
+    """{"messages", "responses": [K strings], "ranks": [K integers, 1 is best, equal where tied]}.
+
+    row: `prompt` or `messages`, `responses`, and either `ranks` or `ranking: best-to-worst`, the responses then best first.
+    """
+    if "responses" not in row:
+        raise missing("responses", row, at, f"`prompt`, `responses` and `ranks` (or `ranking: {BEST_FIRST}`)")
+    if "ranks" not in row and "ranking" not in row:
+        raise missing("ranks", row, at, f"`ranks` beside `responses` (or `ranking: {BEST_FIRST}`)")
+    messages, responses = prompt_messages(row, at), _responses(row, at)
+    if len(responses) < 2:
+        raise DataError(f"{at}: a ranking needs at least two `responses`; found {shown(responses)}")
+    if row.get("ranking") is not None:
+        if row["ranking"] != BEST_FIRST or row.get("ranks") is not None:
+            raise DataError(f"{at}: `ranking` must be \"{BEST_FIRST}\", the responses best first; any other order is written as "
+                            f"`ranks` instead, 1 the best; found {shown(row['ranking'])}")
+        return {"messages": messages, "responses": responses, "ranks": list(range(1, len(responses) + 1))}
+    ranks = row["ranks"]
+    if not isinstance(ranks, list) or len(ranks) != len(responses) or not all(_is_rank(rank) for rank in ranks):
+        raise DataError(f"{at}: `ranks` must be a list with one integer from 1, the best, for each response "
+                        f"({len(responses)}); found {shown(ranks)}")
+    return {"messages": messages, "responses": responses, "ranks": ranks}
+
+
+def judged_response(row: dict, at: str) -> dict:
+    """{"messages", "response": str, "good": bool} from `response` and `good`, or from `completion` and `label`."""
+    response, verdict = ("completion", "label") if "completion" in row and "good" not in row else ("response", "good")
+    for column in (response, verdict):
+        if column not in row:
+            raise missing(column, row, at, "`prompt`, `response` and `good` (or `completion` and `label`)")
+    good = row[verdict]
+    if isinstance(good, str):  # all that CSV has
+        good = {"true": True, "false": False}.get(good.strip().lower(), good)
+    if not isinstance(good, bool):
+        raise DataError(f"{at}: `{verdict}` must be true or false; found {shown(row[verdict])}")
+    return {"messages": prompt_messages(row, at), "response": _response(row, at), "good": good}
+
+
+def is_judged(row: dict) -> bool:
+    """Whether a row says of one response that it is good or bad."""
+    alone = not any(column in row for column in _COMPARED)
+    return alone and ("response" in row and "good" in row or "completion" in row and "label" in row)
+
+
+def is_bad(row: dict, at: str) -> bool:
+    """Whether a row's one response is judged bad, so that nobody should learn it."""
+    return is_judged(row) and not judged_response(row, at)["good"]
+
+
+def is_ranked(row: dict) -> bool:
+    """Whether a row's responses are ranked. Where they are rated as well, the ratings say more."""
+    return "ratings" not in row and ("ranks" in row or "ranking" in row)
+
+
+def mean_ratings(rated: dict) -> list[float]:
+    """One number a response [n] of `rated_responses`: the mean over raters, and over aspects where there are several."""
+    by_aspect = [[_mean(numbers) for numbers in of_one] for of_one in rated["ratings"].values()]
+    return [_mean(of_response) for of_response in zip(*by_aspect, strict=True)]
 
 
 def pairs_from_ratings(row: dict, minimum_gap: float, at: str = "row") -> list[dict]:
     """Every pair of responses whose mean ratings differ by at least `minimum_gap` (and differ at all).
 
-    row: `prompt` or `messages`, `responses` [n strings], `ratings` [n numbers, or n lists with one number a rater].
-    Returns preference rows; `margin` is the difference of the mean ratings.
+    row: as `rated_responses` takes it. Returns preference rows; `margin` is the difference of the mean ratings.
     """
-    messages, (responses, means) = prompt_messages(row, at), _rated(row, at)
-    order = sorted(range(len(responses)), key=lambda i: -means[i])
+    rated = rated_responses(row, at)
+    responses, means = rated["responses"], mean_ratings(rated)
     pairs = []
-    for place, better in enumerate(order):
-        for worse in order[place + 1 :]:
-            gap = means[better] - means[worse]
-            if gap > 0 and gap >= minimum_gap:
-                pairs.append({"messages": messages, "chosen": responses[better], "rejected": responses[worse], "margin": gap})
+    for better, worse in _best_first([-mean for mean in means]):
+        gap = means[better] - means[worse]
+        if gap > 0 and gap >= minimum_gap:
+            pairs.append(_pair(rated["messages"], responses[better], responses[worse], gap))
     return pairs
 
 
+def pairs_from_ranking(row: dict, at: str = "row") -> list[dict]:
+    """Every pair of responses of different rank; the `margin` is None, as ranks do not say how much better."""
+    ranked = ranked_responses(row, at)
+    responses, ranks = ranked["responses"], ranked["ranks"]
+    return [_pair(ranked["messages"], responses[better], responses[worse])
+            for better, worse in _best_first(ranks) if ranks[better] < ranks[worse]]
+
+
+def pairs_from_judgements(judged: list[dict]) -> list[dict]:
+    """Every good response with every bad one to the same prompt. judged: what `judged_response` gave, row after row."""
+    by_prompt: dict[str, tuple[Messages, dict[bool, list[str]]]] = {}
+    for one in judged:
+        _, sides = by_prompt.setdefault(json.dumps(one["messages"]), (one["messages"], {True: [], False: []}))
+        sides[one["good"]].append(one["response"])
+    return [_pair(messages, good, bad) for messages, sides in by_prompt.values() for good in sides[True] for bad in sides[False]]
+
+
 def preference_rows(row: dict, at: str, minimum_gap: float) -> list[dict]:
-    """The pairs of one row: one of `chosen` and `rejected`, or those of its ratings."""
-    if "responses" in row or "ratings" in row:
-        return pairs_from_ratings(row, minimum_gap, at)
+    """The pairs of one row: one of `chosen` and `rejected`, or those of its ratings or ranks.
+
+    None of a response judged alone, which `pairs_from_judgements` compares with those of other rows.
+    """
+    if "responses" in row or "ratings" in row or (is_ranked(row) and "chosen" not in row):
+        return pairs_from_ranking(row, at) if is_ranked(row) else pairs_from_ratings(row, minimum_gap, at)
+    if is_judged(row):
+        judged_response(row, at)
+        return []
     return [preference_pair(row, at)]
 
 
 def text_of(row: dict, at: str) -> str:
     """Base text: `text`, or what an instruction says, turn by turn."""
     if "text" in row:
-        return _text(row["text"], at, "text")
-    if not {"messages", "response", "chosen", "responses"} & row.keys():
-        raise _missing("text", row, at, "`text`")
+        return text_in(row["text"], at, "text")
+    if not {"messages", "response", "completion", "chosen", "responses"} & row.keys():
+        raise missing("text", row, at, "`text`")
     return "\n".join(turn["content"] for turn in instruction_messages(row, at))
 
 
-def _pair(messages: Messages, chosen: str, rejected: str) -> dict:
-    return {"messages": messages, "chosen": chosen, "rejected": rejected, "margin": None}
+def _pair(messages: Messages, chosen: str, rejected: str, margin: float | None = None) -> dict:
+    return {"messages": messages, "chosen": chosen, "rejected": rejected, "margin": margin}
+
+
+def _best_first(places: list[float]) -> list[tuple[int, int]]:
+    """(better, worse) of all pairs, indices into `places`, of which the lowest is best; the best's pairs before the others'."""
+    order = sorted(range(len(places)), key=places.__getitem__)
+    return [(better, worse) for number, better in enumerate(order) for worse in order[number + 1 :]]
 
 
 def _prompt_turns(prompt: object, at: str) -> Messages:
     if isinstance(prompt, list):
-        return _checked_messages(prompt, at, "prompt")
-    text = _text(prompt, at, "prompt")
+        return checked_messages(prompt, at, "prompt")
+    text = text_in(prompt, at, "prompt")
     turns = parse_dialogue(text)
     if turns is None:
         return [{"role": "user", "content": text}]
     return turns
 
 
-def _answer(value: object, prompt: Messages, at: str, column: str) -> str:
+def _has_completion(row: dict) -> bool:
+    """Whether `completion` is the answer, as TRL has it; beside `messages` alone it is some other column."""
+    return "completion" in row and ("prompt" in row or "label" in row) and not any(column in row for column in _COMPARED)
+
+
+def _response(row: dict, at: str) -> str:
+    """Of `response`, or of `completion`, which may also hold messages."""
+    if "response" in row:
+        return text_in(row["response"], at, "response")
+    return _answer(row["completion"], at, "completion")
+
+
+def _answer(value: object, at: str, column: str) -> str:
     """The response alone, where the column may hold it as a string, as one message, or with the whole dialogue before it."""
     if isinstance(value, str):
-        turns = parse_dialogue(_text(value, at, column))
+        turns = parse_dialogue(text_in(value, at, column))
         if turns is None:
             return value
     else:
-        turns = _checked_messages(value, at, column)
+        turns = checked_messages(value, at, column)
     if not turns or turns[-1]["role"] != "assistant":
         raise DataError(f"{at}: `{column}` must end with a turn of the assistant")
     return turns[-1]["content"]
 
 
 def _dialogue(value: object, at: str, column: str) -> Messages:
-    turns = parse_dialogue(_text(value, at, column)) if isinstance(value, str) else _checked_messages(value, at, column)
+    turns = parse_dialogue(text_in(value, at, column)) if isinstance(value, str) else checked_messages(value, at, column)
     if turns is None:
         raise DataError(
             f"{at}: `{column}` has no `prompt` beside it, so it must be a whole dialogue: "
@@ -165,62 +267,40 @@ def _divided(chosen: Messages, rejected: Messages, at: str) -> tuple[Messages, s
     return chosen[:shared], *("\n\n".join(turn["content"] for turn in rest) for rest in answers)
 
 
-def _rated(row: dict, at: str) -> tuple[list[str], list[float]]:
-    for column in ("responses", "ratings"):
-        if column not in row:
-            raise _missing(column, row, at, "`prompt`, `responses` and `ratings`")
-    responses, ratings = row["responses"], row["ratings"]
+def _responses(row: dict, at: str) -> list[str]:
+    responses = row["responses"]
     if not isinstance(responses, list) or not responses:
         raise DataError(f"{at}: `responses` must be a list of strings; found {shown(responses)}")
-    responses = [_text(response, at, "responses") for response in responses]
-    if not isinstance(ratings, list) or len(ratings) != len(responses):
-        raise DataError(f"{at}: `ratings` must be a list with one entry a response ({len(responses)}); found {shown(ratings)}")
-    return responses, [_mean(rating, at) for rating in ratings]
+    return [text_in(response, at, "responses") for response in responses]
 
 
-def _mean(rating: object, at: str) -> float:
-    numbers = rating if isinstance(rating, list) else [rating]
-    if not numbers or not all(_is_number(number) for number in numbers):
-        raise DataError(f"{at}: a rating must be a number, or a list with one number a rater; found {shown(rating)}")
-    return math.fsum(numbers) / len(numbers)
+def _ratings(ratings: object, count: int, at: str, column: str) -> list[list[float]]:
+    """The raters' numbers for each response."""
+    if not isinstance(ratings, list) or len(ratings) != count:
+        raise DataError(f"{at}: `{column}` must be a list with one entry a response ({count}); found {shown(ratings)}")
+    numbers = [rating if isinstance(rating, list) else [rating] for rating in ratings]
+    for rating, of_one in zip(ratings, numbers, strict=True):
+        if not of_one or not all(_is_number(number) for number in of_one):
+            raise DataError(f"{at}: a rating must be a number, or a list with one number a rater; found {shown(rating)}")
+    return numbers
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9  # NaN fails the comparison too
 
 
-def _best_rated(row: dict, at: str) -> str:
-    responses, means = _rated(row, at)
-    return responses[max(range(len(means)), key=means.__getitem__)]
+def _is_rank(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 1e9
 
 
-def _checked_messages(value: object, at: str, column: str) -> Messages:
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{at}: `{column}` must be a list of messages {{role, content}}; found {shown(value)}")
-    turns = []
-    for number, message in enumerate(value, 1):
-        if not isinstance(message, dict) or "role" not in message or "content" not in message:
-            raise DataError(f"{at}: message {number} of `{column}` must have `role` and `content`; found {shown(message)}")
-        role = message["role"]
-        if role not in ROLES:
-            hint = nearest(role, ROLES) if isinstance(role, str) else ""
-            raise DataError(f"{at}: message {number} of `{column}` has role {shown(role)}; "
-                            f"expected one of {', '.join(ROLES)}{hint}")
-        turns.append({"role": role, "content": _text(message["content"], at, f"{column}[{number - 1}].content")})
-    return turns
+def _mean(numbers: list[float]) -> float:
+    return math.fsum(numbers) / len(numbers)
 
 
-def _text(value: object, at: str, column: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{at}: `{column}` must be text; found {shown(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{at}: `{column}` holds half of a surrogate pair, which is no text") from None
-    return value
-
-
-def _missing(column: str, row: dict, at: str, expected: str) -> DataError:
-    near = nearest(column, row).replace("did you mean", "is it")
-    return DataError(f"{at}: no column `{column}`; expected {expected}; {has(row)}{near}. "
-                     "A column of another name is mapped by `columns: {ours: theirs}`")
+def _best(row: dict, at: str) -> str:
+    """The response that is ranked or rated best, the first of several."""
+    if is_ranked(row):
+        ranked = ranked_responses(row, at)
+        return min(zip(ranked["ranks"], ranked["responses"], strict=True), key=lambda one: one[0])[1]
+    rated = rated_responses(row, at)
+    return max(zip(mean_ratings(rated), rated["responses"], strict=True), key=lambda one: one[0])[1]

@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from scale_rlhf.config.schema import DataSource
 from scale_rlhf.errors import DataError
 
 Located = tuple[str, dict]  # ("FILE:LINE", row)
+Found = tuple[str, dict | DataError]  # what is wrong with a line stands in the place of its row
+Moved = Callable[[int], None]  # told how many bytes of the file lie behind
 LONGEST_LIST = 300  # characters of a list of names that a message shows
 DEEPEST = 50  # levels of nesting: rows travel to actors and services, whose libraries end at some hundreds
 
@@ -25,67 +27,97 @@ def read_rows(source: DataSource, key: str = "") -> Iterator[Located]:
     Raises DataError for whatever cannot be read, naming the file and, where there is one, the line.
     key: the configuration key that names the source, for messages.
     """
-    rows = _file_rows(source, find_file(source.path, key)) if is_local(source.path) else _hub_rows(source, key)
     empty = True
-    for at, row in islice(rows, source.limit):
+    for at, row in each_row(source, key):
+        if isinstance(row, DataError):
+            raise row
         empty = False
-        yield at, _renamed(row, source.columns, at, key)
+        yield at, row
     if empty:
         raise DataError(f"{key + ': ' if key else ''}{source.path} has no rows; expected at least one")
 
 
-def _file_rows(source: DataSource, path: Path) -> Iterator[Located]:
+def each_row(source: DataSource, key: str = "", moved: Moved | None = None) -> Iterator[Found]:
+    """The same, with the DataError in place of a row of which a single line is wrong; the lines after it are read.
+
+    What is wrong with the whole file (it is not there, cut off, no Parquet) is raised. moved: called as a file is read.
+    """
+    local = is_local(source.path)
+    rows = _file_rows(source, find_file(source.path, key), moved) if local else _hub_rows(source, key)
+    for at, row in islice(rows, source.limit):
+        yield at, row if isinstance(row, DataError) else _renamed(row, source.columns, at, key)
+
+
+def _file_rows(source: DataSource, path: Path, moved: Moved | None) -> Iterator[Found]:
     if path.is_dir():
         return _hub_rows(source, "")
     if not path.is_file():
         raise DataError(f"{path}: expected a file or a folder, found neither: a pipe or a device cannot be read twice")
     name = path.name.lower()
     if name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
-        return _json_rows(path)
+        return _json_rows(path, moved)
     if name.endswith((".csv", ".csv.gz")):
-        return _csv_rows(path)
+        return _csv_rows(path, moved)
     if name.endswith(".parquet"):
-        return _parquet_rows(path)
+        return _parquet_rows(path, moved)
     raise DataError(f"{path}: unknown kind of file; expected one of {', '.join(FORMATS)}")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line."""
+def _lines(path: Path, moved: Moved | None) -> Iterator[tuple[int, str | DataError]]:
+    """Number and text of each line; what is wrong with it where it is no text."""
     number = 0
     try:
-        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+        with open(path, "rb") as raw, gzip.open(raw) if path.name.lower().endswith(".gz") else raw as file:
             for number, line in enumerate(file, 1):
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number}: not UTF-8 text (byte {error.start + 1} of the line)") from None
+                if moved:
+                    moved(raw.tell())
+                yield number, _decoded(line, f"{path}:{number}", first=number == 1)
     except (OSError, EOFError, zlib.error) as error:  # gzip's own errors are OSErrors; a cut file is an EOFError
         raise DataError(f"{path}:{number + 1}: cannot be read: {error}") from None
 
 
-def _json_rows(path: Path) -> Iterator[Located]:
-    lines = ((number, text) for number, text in _lines(path) if text.strip())
+def _decoded(line: bytes, at: str, first: bool) -> str | DataError:
+    try:
+        return line.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        return DataError(f"{at}: not UTF-8 text (byte {error.start + 1} of the line)")
+
+
+def _sound(lines: Iterator[tuple[int, str | DataError]]) -> Iterator[tuple[int, str]]:
+    """For forms in which a row is not a line: what is wrong with one line is wrong with the file."""
+    for number, text in lines:
+        if isinstance(text, DataError):
+            raise text
+        yield number, text
+
+
+def _json_rows(path: Path, moved: Moved | None) -> Iterator[Found]:
+    lines = ((number, text) for number, text in _lines(path, moved) if isinstance(text, DataError) or text.strip())
     first = next(lines, None)
     if first is None:
         return
-    if first[1].lstrip().startswith("["):  # one array instead of one object a line
-        yield from _json_array(path, first, lines)
+    if isinstance(first[1], str) and first[1].lstrip().startswith("["):  # one array instead of one object a line
+        yield from _json_array(path, first, _sound(lines))
         return
-    yield from ((f"{path}:{number}", _object(text, f"{path}:{number}")) for number, text in _chain(first, lines))
+    for number, text in _chain(first, lines):
+        at = f"{path}:{number}"
+        yield at, text if isinstance(text, DataError) else _object(text, at)
 
 
-def _chain(first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+def _chain(first: tuple, rest: Iterator[tuple]) -> Iterator[tuple]:
     yield first
     yield from rest
 
 
-def _object(text: str, at: str) -> dict:
+def _object(text: str, at: str) -> dict | DataError:
     try:
-        row = json.loads(text.rstrip())
+        return _as_object(json.loads(text.rstrip()), at)
+    except DataError as error:
+        return error
     except json.JSONDecodeError as error:
-        raise DataError(f"{at}: malformed JSON: {error.msg} at column {error.colno}; expected one JSON object a line") from None
+        return DataError(f"{at}: malformed JSON: {error.msg} at column {error.colno}; expected one JSON object a line")
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists nested thousands deep
-        raise DataError(f"{at}: JSON that cannot be read: {error}") from None
-    return _as_object(row, at)
+        return DataError(f"{at}: JSON that cannot be read: {error}")
 
 
 def _as_object(row: object, at: str) -> dict:
@@ -132,8 +164,8 @@ def _json_array(path: Path, first: tuple[int, str], rest: Iterator[tuple[int, st
         yield at, _as_object(row, at)
 
 
-def _csv_rows(path: Path) -> Iterator[Located]:
-    reader = csv.reader(text for _, text in _lines(path))
+def _csv_rows(path: Path, moved: Moved | None) -> Iterator[Found]:
+    reader = csv.reader(text for _, text in _sound(_lines(path, moved)))
     filled = (cells for cells in reader if any(cell.strip() for cell in cells))  # a blank line is no row
     try:
         header = next(filled, None)
@@ -143,12 +175,19 @@ def _csv_rows(path: Path) -> Iterator[Located]:
             raise DataError(f"{path}:{reader.line_num}: two columns of one name; found {', '.join(header)[:LONGEST_LIST]}")
         for cells in filled:
             at = f"{path}:{reader.line_num}"
-            if len(cells) != len(header):
-                names = ", ".join(header)[:LONGEST_LIST]
-                raise DataError(f"{at}: {len(cells)} cells, expected {len(header)} as in the first line ({names})")
-            yield at, {name: _cell(cell, at) for name, cell in zip(header, cells, strict=True)}
+            yield at, _cells(header, cells, at)
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
+
+
+def _cells(header: list[str], cells: list[str], at: str) -> dict | DataError:
+    if len(cells) != len(header):
+        names = ", ".join(header)[:LONGEST_LIST]
+        return DataError(f"{at}: {len(cells)} cells, expected {len(header)} as in the first line ({names})")
+    try:
+        return {name: _cell(cell, at) for name, cell in zip(header, cells, strict=True)}
+    except DataError as error:
+        return error
 
 
 def _cell(cell: str, at: str) -> object:
@@ -162,17 +201,20 @@ def _cell(cell: str, at: str) -> object:
     return cell
 
 
-def _parquet_rows(path: Path) -> Iterator[Located]:
+def _parquet_rows(path: Path, moved: Moved | None) -> Iterator[Located]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         count = 0
         with pyarrow.parquet.ParquetFile(path) as file:
+            size, rows = path.stat().st_size, file.metadata.num_rows
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
                     count += 1
                     yield f"{path}: row {count}", row
+                if moved and rows:
+                    moved(size * count // rows)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         # dates before year 1, and sizes of gigabytes, are what a broken file says as well
         raise DataError(f"{path}: not a Parquet file that can be read: {_first_line(error)}") from None
@@ -201,11 +243,11 @@ def _hub_rows(source: DataSource, key: str) -> Iterator[Located]:
         raise DataError(f"{source.path}[{source.split}]: row {number + 1} cannot be read: {_first_line(error)}") from None
 
 
-def _renamed(row: dict, columns: dict[str, str], at: str, key: str) -> dict:
+def _renamed(row: dict, columns: dict[str, str], at: str, key: str) -> dict | DataError:
     """The row under our names. All of them at once: two columns may change places."""
     for ours, theirs in columns.items():
         if theirs not in row:
-            raise DataError(f"{at}: no column `{theirs}` ({key or 'source'}.columns.{ours}); {has(row)}{nearest(theirs, row)}")
+            return DataError(f"{at}: no column `{theirs}` ({key or 'source'}.columns.{ours}); {has(row)}{nearest(theirs, row)}")
     kept = {name: value for name, value in row.items() if name not in columns.values()}
     return kept | {ours: row[theirs] for ours, theirs in columns.items()}
 

@@ -17,13 +17,17 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from scale_rlhf.config.checks import check
 from scale_rlhf.config.load import dump, key_paths, load_config, section_type
 from scale_rlhf.config.schema import DataSource, RunConfig
-from scale_rlhf.data import read
-from scale_rlhf.data.rows import read_rows
+from scale_rlhf.data import convert, read, report
+from scale_rlhf.data.forms import judged_response, mean_ratings, ranked_responses, rated_responses
+from scale_rlhf.data.kinds import KINDS, said
+from scale_rlhf.data.rows import each_row, read_rows
 from scale_rlhf.data.sources import sources
+from scale_rlhf.data.survey import Survey
 from scale_rlhf.errors import ConfigError, DataError, UserError
 
 effort = pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.long)], ids=["quick", "many"])
@@ -78,11 +82,16 @@ MESSAGES = st.lists(st.fixed_dictionaries({}, optional={"role": ROLES, "content"
 TURNS = st.lists(st.builds(lambda role, content: {"role": role, "content": content}, st.sampled_from(["user", "assistant"]), TEXT), max_size=3)
 SAID = TEXT | TURNS | MESSAGES | NONSENSE
 RATINGS = st.lists(NUMBERS | st.lists(NUMBERS, max_size=3) | NONSENSE, max_size=4) | st.lists(st.integers(0, 5), max_size=4) | NONSENSE
+RESPONSES = st.lists(TEXT, max_size=4) | NONSENSE
+VERDICTS = st.booleans() | st.sampled_from(["true", "False"]) | NONSENSE
 FORMS = {
     "instructions": {"prompt": SAID, "response": SAID},
     "messages": {"messages": TURNS | MESSAGES | NONSENSE},
     "pairs": {"chosen": SAID, "rejected": SAID, "prompt": SAID, "messages": MESSAGES},
-    "ratings": {"prompt": SAID, "responses": st.lists(TEXT, max_size=4) | NONSENSE, "ratings": RATINGS},
+    "ratings": {"prompt": SAID, "responses": RESPONSES, "ratings": RATINGS},
+    "aspects": {"prompt": SAID, "responses": RESPONSES, "ratings": st.dictionaries(TEXT | st.just("helpful"), RATINGS | st.none(), max_size=3)},
+    "rankings": {"prompt": SAID, "responses": RESPONSES, "ranks": st.lists(st.integers(0, 4), max_size=4) | NONSENSE, "ranking": st.just("best-to-worst") | NONSENSE},
+    "judgements": {"prompt": SAID, "response": SAID, "completion": SAID, "good": VERDICTS, "label": VERDICTS},
     "prompts": {"prompt": SAID, "row": NONSENSE, "text": SAID},
 }
 ROWS = st.one_of(*(st.fixed_dictionaries({}, optional=form) for form in FORMS.values())) | st.dictionaries(TEXT, NONSENSE, max_size=2)
@@ -153,7 +162,7 @@ def says_where(said: str, path: Path) -> bool:
     """File and line; the file alone where the fault is of the whole of it."""
     if re.search(rf"{re.escape(path.name)}(:\d+|: row \d+)\b", said):
         return True
-    whole = ("has no rows", "no two responses", "not a Parquet file")
+    whole = ("has no rows", "no two responses", "is judged bad", "not a Parquet file")
     return path.name in said and any(fault in said for fault in whole)
 
 
@@ -188,6 +197,87 @@ def test_rows_of_every_form(fresh, times):
         read_whole(path, reader, source)
 
     fuzz(one, 300, times, st.lists(ROWS, min_size=1, max_size=2), st.sampled_from([*READERS]), SOURCES | st.just({}))
+
+
+def of_one_row(reader, row):
+    """A row's normal form, or an error that says where."""
+    found, said_of_it = outcome(lambda: reader(row, "f.jsonl:7"), DataError)
+    assert said_of_it is None or said_of_it.startswith("f.jsonl:7: "), said_of_it
+    return found
+
+
+@effort
+def test_feedback_of_every_kind(times):
+    def one(row):
+        if rated := of_one_row(rated_responses, row):
+            assert all(len(of_one) == len(rated["responses"]) for of_one in rated["ratings"].values())
+            assert len(mean_ratings(rated)) == len(rated["responses"]) and all(map(math.isfinite, mean_ratings(rated)))
+        if ranked := of_one_row(ranked_responses, row):
+            assert len(ranked["ranks"]) == len(ranked["responses"]) > 1 and all(type(rank) is int and rank > 0 for rank in ranked["ranks"])
+        if judged := of_one_row(judged_response, row):
+            assert type(judged["good"]) is bool and judged["response"].encode() is not None
+        if says := of_one_row(said, row):
+            assert says.kind in KINDS and {text for pair in says.pairs for text in pair} <= set(says.responses)
+
+    fuzz(one, 200, times, ROWS)
+
+
+@effort
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_surveys_of_any_rows(fresh, ending, times):
+    """A survey names each bad line and goes on; what it found is JSON that a terminal can show."""
+    kind = ending.removesuffix(".gz")
+
+    def one(rows, damage):
+        path, found = fresh(ending), Survey(keep=3)
+        content = damaged(WRITERS[kind](rows), damage)
+        path.write_bytes(gzip.compress(content, 1) if ending.endswith(".gz") else content)
+        found.read(DataSource(path=str(path)))
+        assert all(says_where(line, path) for line in found.bad.lines)
+        counted = json.loads(json.dumps(report.as_dict(found)))
+        assert sum(counted["kinds"].values()) + counted["bad"]["count"] >= sum(counted["rows"].values())
+        shown = io.StringIO()
+        report.print_findings(found, Console(file=shown))
+        report.print_figures(found, Console(file=shown))
+        assert shown.getvalue().encode() and "\x1b" not in shown.getvalue()
+
+    fuzz(one, 15, times, st.lists(ROWS, min_size=1, max_size=4), st.just([]) | DAMAGE)
+
+
+@effort
+def test_lines_after_a_bad_one_are_read(fresh, times):
+    def one(lines):
+        path = fresh(".jsonl")
+        path.write_bytes(b"{}\n" + b"".join(line.replace(b"\n", b" ") + b"\n" for line in lines) + b'{"text": "last"}\n')
+        *_, (at, row) = each_row(DataSource(path=str(path)))
+        assert row == {"text": "last"} and at == f"{path}:{len(lines) + 2}"
+
+    fuzz(one, 40, times, st.lists(st.binary(max_size=12) | JUNK, max_size=4))
+
+
+@effort
+@pytest.mark.parametrize("form", convert.FORMS)
+def test_public_forms_that_are_nearly_right(form, times):
+    numbers = st.integers(-4, 8) | st.sampled_from(["1", "5", "N/A", ""]) | NUMBERS | NONSENSE
+    raters = numbers | st.lists(numbers, max_size=2)
+    rating = st.fixed_dictionaries({}, optional={"Rating": numbers}) | NONSENSE
+    annotations = st.dictionaries(st.sampled_from(["helpfulness", "honesty"]) | TEXT, rating | st.lists(rating, max_size=2), max_size=2) | NONSENSE
+    completion = st.fixed_dictionaries({}, optional={"response": SAID, "annotations": annotations}) | NONSENSE
+    summary = st.fixed_dictionaries({}, optional={"text": TEXT, "axes": st.dictionaries(st.sampled_from(["overall", "accuracy"]), numbers) | NONSENSE}) | NONSENSE
+    info = st.fixed_dictionaries({}, optional=dict.fromkeys(("post", "title", "subreddit", "article"), TEXT | NONSENSE)) | NONSENSE
+    public = {
+        "instruction": SAID, "completions": st.lists(completion, max_size=3) | NONSENSE, "prompt": SAID | st.just("a\n<extra_id_1>Assistant\nb\n<extra_id_1>User\nc"),
+        "response": SAID, "helpfulness": raters, "correctness": raters, "context": MESSAGES, "preference_strength": numbers, "response_1": TEXT,
+        "response_2": SAID, "info": info, "summaries": st.lists(summary, max_size=3) | NONSENSE, "summary": summary, "choice": numbers, **FORMS["pairs"],
+    }
+
+    def one(row):
+        ours = of_one_row(convert.named(form).row, row)
+        if ours is not None:
+            of_one_row(said, ours)
+
+    needed = {"hh-rlhf": [], "ultrafeedback": ["instruction", "completions"], "helpsteer": ["prompt"], "summarize-from-feedback": ["info"]}[form]
+    fuzz(one, 60, times, st.fixed_dictionaries({name: public[name] for name in needed}, optional={name: given for name, given in public.items() if name not in needed}))
 
 
 @effort

@@ -10,8 +10,9 @@ from random import Random
 import pytest
 
 from scale_rlhf.config.schema import PracticeSection
+from scale_rlhf.data.agreement import krippendorff_alpha
 from scale_rlhf.data.practice import answers, facts, tasks
-from scale_rlhf.data.practice.raters import RATERS, krippendorff_alpha
+from scale_rlhf.data.practice.raters import RATERS
 from scale_rlhf.data.practice.write import write_world
 
 SMALL = PracticeSection(seed=3, base_lines=400, demonstrations=400, rated_prompts=400, prompts=300)
@@ -83,20 +84,6 @@ def test_raters_err_on_at_least_one_in_ten():
 def test_raters_agree_as_people_do(world):
     alpha = krippendorff_alpha([ratings for row in rows(world, "ratings") for ratings in row["ratings"]])
     assert 0.4 <= alpha <= 0.7, alpha
-
-
-def test_krippendorff_alpha_of_the_published_example():
-    """Krippendorff 2011, example C: four observers, twelve units, missing data; interval alpha is 0.849."""
-    observers = ("1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 .")
-    table = [[None if value == "." else int(value) for value in line.split()] for line in observers]
-    assert krippendorff_alpha(list(zip(*table, strict=True))) == pytest.approx(0.849, abs=5e-4)
-
-
-def test_krippendorff_alpha_at_its_limits():
-    assert krippendorff_alpha([[1, 1], [5, 5], [3, 3]]) == 1.0
-    assert krippendorff_alpha([[0, 5], [5, 0]]) < 0
-    with pytest.raises(ValueError, match="two raters"):
-        krippendorff_alpha([[1, None], [None, 2]])
 
 
 def test_held_out_prompts_are_nowhere_in_training(world):
