@@ -89,7 +89,7 @@ def test_gspo_is_the_clipped_ratio_of_whole_responses(seed):
     loss = gspo_policy_loss(x, old, advantages[:, None] * weights, mask, **CLIP, denominator=len(mask))
     loss.backward()
     slow = [slow_gspo(new, before, float(a)) for (new, before), a in zip(by_row(mask, logprobs, old), advantages, strict=True)]
-    assert float(loss) == pytest.approx(sum(one for one, _ in slow) / len(slow), rel=1e-6)
+    assert float(loss.detach()) == pytest.approx(sum(one for one, _ in slow) / len(slow), rel=1e-6)
     assert sequence_ratio(logprobs, old, mask)[:, 0].tolist() == pytest.approx([s for _, s in slow])
 
     # Equation 5 as it is written, differentiated as a whole.
@@ -116,7 +116,7 @@ def test_cispo_against_loops(seed):
             terms.append(-weight * a * n)
             gradients.append(-weight * a)
             cut.append(weight != math.exp(n - o))
-    assert float(loss) == pytest.approx(sum(terms) / len(terms))
+    assert float(loss.detach()) == pytest.approx(sum(terms) / len(terms))
     assert x.grad[mask].tolist() == pytest.approx([g / len(terms) for g in gradients])  # no token without a gradient
     assert cispo_clipped(logprobs, old, advantages, mask, **CLIP)[mask].tolist() == cut
 
@@ -134,7 +134,7 @@ def test_kl_as_a_loss_against_loops(kind):
             k1, ratio = n - ref, math.exp(n - o)
             terms.append(w * ratio * (k1 * k1 / 2 if kind == "k2" else math.exp(-k1) - 1 + k1))
             gradients.append(w * ratio * (k1 if kind == "k2" else 1 - math.exp(-k1)))
-    assert float(loss) == pytest.approx(sum(terms) / 7)
+    assert float(loss.detach()) == pytest.approx(sum(terms) / 7)
     assert x.grad[mask].tolist() == pytest.approx([g / 7 for g in gradients])
 
 
