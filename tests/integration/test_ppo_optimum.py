@@ -117,14 +117,14 @@ GRPO = {"advantages": "group_relative", "responses_per_prompt": 16}
 GSPO = RLOO | {"loss": "gspo", "aggregation": "sequence_mean", "clip_low": 0.1, "clip_high": 0.1}
 METHODS = [
     pytest.param(RLOO, {}, id="rloo", marks=LONG),
-    pytest.param(GRPO | {"scale_by_std": False}, {}, id="dr_grpo", marks=LONG),
-    pytest.param(GRPO, {}, id="grpo", marks=LONG),
+    pytest.param(RLOO, {"max_staleness": 1}, id="rloo-1-behaviour", marks=LONG),
+    pytest.param(GSPO, {}, id="gspo", marks=LONG),
     pytest.param({"advantages": "reinforce_plus_plus"}, {}, id="reinforce_plus_plus", marks=LONG),
+    pytest.param(GRPO, {}, id="grpo", marks=LONG),
+    pytest.param(GRPO | {"scale_by_std": False}, {}, id="dr_grpo", marks=LONG),
     pytest.param({"advantages": "reinforce_plus_plus_baseline", "responses_per_prompt": 8}, {}, id="rpp_baseline", marks=LONG),
     pytest.param({"advantages": "remax", "responses_per_prompt": 4}, {}, id="remax", marks=LONG),
-    pytest.param(GSPO, {}, id="gspo", marks=LONG),
     pytest.param(RLOO | {"loss": "cispo"}, {}, id="cispo", marks=LONG),
-    pytest.param(RLOO, {"max_staleness": 1}, id="rloo-1-behaviour", marks=LONG),
     pytest.param(GSPO, {"max_staleness": 1} | DECOUPLED, id="gspo-1-decoupled", marks=LONG),
 ]
 
