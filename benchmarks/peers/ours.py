@@ -18,7 +18,7 @@ from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration.loop import Loop
 from scale_rlhf.orchestration.roles import Roles, StartingModels
 from scale_rlhf.training.batch import TrainingBatch
-from scale_rlhf.training.critic_free import group_advantages
+from scale_rlhf.training.critic_free import critic_free_advantages
 
 
 def distinct_tokens(documents: list[dict]) -> list[float]:
@@ -162,7 +162,7 @@ class Ours:
 
     async def _advantages(self, training: TrainingBatch):
         if self.roles.value is None:
-            return group_advantages(training, self.config.ppo)
+            return critic_free_advantages(training, self.config.ppo)
         return await self.roles.value.prepare(training)
 
     def _batch(self, step: int) -> list:

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 
+from scale_rlhf.config.methods import ADVANTAGES
 from scale_rlhf.config.model_checks import check_models
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
-from scale_rlhf.config.schema import DataSource, RunConfig
+from scale_rlhf.config.schema import DataSource, PPOSection, RunConfig
 from scale_rlhf.config.sizing.plan import plan
 from scale_rlhf.config.sizing.table import mistakes
 from scale_rlhf.config.unused import noted, refused
@@ -94,7 +95,7 @@ def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Ite
     if not given and "reward" not in (*stages, *earlier):
         yield ("reward: there is no reward: stage reward is not among the stages, and reward.model, reward.function and "
                "reward.url are null. Give one of them, such as reward.model=runs/NAME/models/reward")
-    if config.value.initial == "reward" and config.value.model is None and (reward.function or reward.url):
+    if config.ppo.critic and config.value.initial == "reward" and config.value.model is None and (reward.function or reward.url):
         yield ("value.initial: the value model cannot start from the reward model where the reward is a function or a service; "
                "set value.initial=policy, or value.model")
 
@@ -103,6 +104,7 @@ def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
     rollout, ppo = config.rollout, config.ppo
     if ppo.kl_target is not None and ppo.kl_coefficient == 0:
         yield "ppo.kl_coefficient: 0 stays 0 under an adaptive coefficient (ppo.kl_target is set); start from a number above 0"
+    yield from _method(ppo)
     if "ppo" not in stages:
         return
     why = "samples would come from another distribution than the one whose log-probabilities the learner computes"
@@ -112,9 +114,27 @@ def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
         yield f"rollout.top_k: must be 0 (off) in RL; found {rollout.top_k}: {why}. Use rollout.temperature to sharpen"
 
 
+def _method(ppo: PPOSection) -> Iterator[str]:
+    """Advantages, loss and KL that would say nothing beside each other."""
+    method = ADVANTAGES[ppo.advantages]
+    if method.compares and ppo.responses_per_prompt < 2:
+        yield (f"ppo.responses_per_prompt: ppo.advantages: {ppo.advantages} compares the responses to one prompt and needs at "
+               f"least 2; found {ppo.responses_per_prompt}")
+    if ppo.dynamic_sampling and not method.compares:
+        those = ", ".join(name for name, one in ADVANTAGES.items() if one.compares)
+        yield (f"ppo.dynamic_sampling: a prompt whose responses score alike says nothing only where they are compared with each "
+               f"other: with ppo.advantages {those}; found {ppo.advantages}")
+    if ppo.kl_in == "loss" and ppo.kl_estimator == "k1" and ppo.kl_coefficient:
+        yield ("ppo.kl_estimator: k1 in the loss has no gradient but noise; with ppo.kl_in: loss take k2 (the reverse KL's "
+               "gradient) or k3 (GRPO's)")
+    if method.critic and ppo.value_pretraining >= ppo.steps:
+        yield (f"ppo.value_pretraining: of ppo.steps ({ppo.steps}) at least one must train the policy; found "
+               f"{ppo.value_pretraining}")
+
+
 def _overlap(config: RunConfig) -> Iterator[str]:
     """What the loss is anchored to must fit how old samples may be (Hilton et al. 2022; AReaL, 2025)."""
-    overlap, ppo = config.overlap, config.ppo
+    overlap = config.overlap
     low, high = overlap.correction_band
     if not low < high:
         yield f"overlap.correction_band: expected two numbers, the smaller first; found {[low, high]}"
@@ -132,9 +152,6 @@ def _overlap(config: RunConfig) -> Iterator[str]:
     if config.rollout.sleep and overlap.max_staleness:
         yield (f"rollout.sleep: engines that sleep during the update cannot decode for the next batch; found max_staleness: "
                f"{overlap.max_staleness}, expected 0")
-    if ppo.advantages == "group_relative" and ppo.responses_per_prompt < 2:
-        yield ("ppo.responses_per_prompt: ppo.advantages: group_relative compares the responses to one prompt and needs at "
-               f"least 2; found {ppo.responses_per_prompt}")
 
 
 def _scratch(config: RunConfig) -> Iterator[str]:

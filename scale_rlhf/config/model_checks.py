@@ -65,7 +65,7 @@ def _given(config: RunConfig, stages: Sequence[str]) -> Iterator[tuple[str, str]
         "base": ["base"], "sft": ["sft"], "reward": ["reward_model"], "ppo": ["policy", "value", "reference", "reward"],
         "evaluate": ["reward"],
     }
-    used = dict.fromkeys(role for stage in stages for role in roles.get(stage, []))
+    used = dict.fromkeys(role for stage in stages for role in roles.get(stage, []) if role != "value" or config.ppo.critic)
     for key, section in (("model", config.model), *((role, getattr(config, role)) for role in used)):
         path = section.path if key == "model" else section.model
         if path:

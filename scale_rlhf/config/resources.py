@@ -47,7 +47,7 @@ def asks(config: RunConfig, stage: str) -> list[Ask]:
         _ask("reward", reward, scorers),
         _ask("reference", config.reference, config.reference.replicas * config.reference.workers),
         _ask("policy", config.policy, config.policy.workers),
-        *([_ask("value", config.value, config.value.workers)] if config.ppo.advantages == "gae" else []),
+        *([_ask("value", config.value, config.value.workers)] if config.ppo.critic else []),
     ]
 
 

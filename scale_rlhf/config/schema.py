@@ -17,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from scale_rlhf.config.methods import ADVANTAGES, LOSSES
+
 Dtype = Literal["float32", "bfloat16"]
 ZeroStage = Literal[0, 1, 2, 3]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -245,20 +247,32 @@ class PPOSection(Section):
     epochs: PositiveInt = Field(2, description="Passes over a batch.")
     minibatches: PositiveInt = Field(2, description="Optimizer steps of one pass.")
     tokens_per_microbatch: PositiveInt = Field(512, description="Token budget of one forward in training.")
-    advantages: Literal["gae", "group_relative"] = Field("gae", description="gae: with the value model. group_relative: score against the other responses to the same prompt (GRPO), without a value model.")
+    advantages: Literal[tuple(ADVANTAGES)] = Field("gae", description="gae: with the value model. The others have none (docs/methods.md): group_relative (GRPO), leave_one_out (RLOO) and reinforce_plus_plus_baseline compare the responses to one prompt, remax with a greedy one; reinforce_plus_plus compares with the batch.")
     scale_by_std: bool = Field(True, description="group_relative: divide by the deviation of the group (false: Dr. GRPO).")
-    gamma: float = Field(1.0, gt=0, le=1, description="Discount a token.")
+    dynamic_sampling: bool = Field(False, description="Prompts whose responses all score alike are left out, and others are asked in their place until the batch is full (DAPO).")
+    gamma: float = Field(1.0, gt=0, le=1, description="Discount a token, with advantages: gae or reinforce_plus_plus.")
     lam: float = Field(0.95, ge=0, le=1, description="λ of generalized advantage estimation.")
+    loss: Literal[tuple(LOSSES)] = Field("ppo", description="ppo: the ratio of each token is clipped. gspo: that of each response. cispo: the ratio is a clipped weight, and no token loses its gradient.")
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = Field("token_mean", description="What counts alike in the policy loss: each token; each response; or each token, at 1/rollout.max_response_tokens of a response whatever its length (Dr. GRPO).")
     clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below 1 − clip_low.")
     clip_high: PositiveFloat = Field(0.2, description="The ratio is clipped above 1 + clip_high.")
     dual_clip: float | None = Field(None, gt=1, description="Bound on the loss of negative advantages (Ye et al. 2020). null: off.")
     value_clip: PositiveFloat | None = Field(0.2, description="Range of the clipped value loss. null: off.")
-    kl_coefficient: NonNegativeFloat = Field(0.05, description="β of the KL penalty in the reward.")
+    value_pretraining: NonNegativeInt = Field(0, description="First of the steps, in which the value model learns alone and the policy stays as it is.")
+    kl_coefficient: NonNegativeFloat = Field(0.05, description="β of the KL penalty. 0: none.")
+    kl_in: Literal["reward", "loss"] = Field("reward", description="Where the penalty is: in the reward of each token, so that advantages credit it; or a term of the policy loss.")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="Estimate of a token's KL. Of the three k1 alone is right in the reward, and has no gradient in the loss; there k2 has the reverse KL's, k3 (GRPO) the forward KL's.")
     kl_target: PositiveFloat | None = Field(None, description="Target of the adaptive coefficient, nats a response. null: fixed.")
     kl_horizon: PositiveInt = Field(10000, description="Samples over which the adaptive coefficient moves.")
-    whiten_advantages: bool = Field(True, description="Advantages of the whole batch get mean 0 and deviation 1; with advantages: gae.")
+    whiten_advantages: bool = Field(True, description="Advantages of the whole batch get mean 0 and deviation 1; with advantages: gae, reinforce_plus_plus and reinforce_plus_plus_baseline.")
     missing_end_penalty: float | None = Field(-1.0, description="Added to the score of a response that never ended. null: none.")
     export_every: PositiveInt | None = Field(None, description="Also write the policy as a Hugging Face folder, models/ppo-step-N, every so many steps.")
+
+
+    @property
+    def critic(self) -> bool:
+        """Whether there is a value model."""
+        return ADVANTAGES[self.advantages].critic
 
 
 class OverlapSection(Section):
@@ -344,6 +358,7 @@ class LimitsSection(Section):
     on_bad_numbers: Literal["stop", "skip"] = Field("stop", description="NaN or infinite log-probability, value, loss or gradient: stop, or leave those samples out and go on; what has reached the weights is undone by going back to the last checkpoint.")
     kl: PositiveFloat | None = Field(None, description="Mean KL to the reference, nats a response, past which a run stops. null: no bound.")
     failed_scores: PositiveInt = Field(8, description="Groups of samples in a row that the reward could not score, and that were filtered; past them a run stops.")
+    silent_groups: PositiveInt = Field(256, description="Prompts in a row that ppo.dynamic_sampling left out; past them a run stops.")
     stall_seconds: PositiveFloat = Field(7200.0, description="For anything at all to go on in a PPO run: no sample, score, update or version within it means that something waits for ever.")
     checkpoint_seconds: PositiveFloat = Field(1800.0, description="For one checkpoint to be written.")
     parity_gap: PositiveFloat | None = Field(None, description="Largest difference between engine and trainer log-probabilities on the probe. null: 1e-4 in float32, 0.15 in bfloat16.")

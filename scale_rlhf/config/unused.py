@@ -5,6 +5,7 @@ would read is noted, so that one configuration serves both. A key at its default
 from collections.abc import Iterator
 from pathlib import Path
 
+from scale_rlhf.config.methods import ADVANTAGES, readers
 from scale_rlhf.config.schema import RunConfig
 
 _SERVED = ("workers", "dtype", "tokens_per_batch", "max_wait_ms")  # of a model that a reward server holds
@@ -43,11 +44,17 @@ def refused(config: RunConfig) -> Iterator[str]:
 
 def _algorithm(config: RunConfig) -> Iterator[str]:
     """Keys of another way to take advantages, to correct for staleness or to update weights than the one that was chosen."""
-    overlap = config.overlap
-    if config.ppo.advantages == "group_relative":
-        yield from _set(config, "ppo", ("gamma", "lam", "value_clip"), "ppo.advantages: group_relative has no value model")
-    else:
-        yield from _set(config, "ppo", ("scale_by_std",), "it is for ppo.advantages: group_relative")
+    ppo, overlap = config.ppo, config.overlap
+    for key in type(ppo).model_fields:
+        chooser, names = readers(key)
+        if chooser and getattr(ppo, chooser) not in names:
+            yield from _set(config, "ppo", (key,), f"it is for ppo.{chooser}: {' or '.join(names)}")
+    if not ADVANTAGES[ppo.advantages].whitens:
+        yield from _set(config, "ppo", ("whiten_advantages",), f"ppo.advantages: {ppo.advantages} are never whitened")
+    if not ppo.kl_coefficient:
+        yield from _set(config, "ppo", ("kl_in", "kl_estimator"), "ppo.kl_coefficient: 0 is no penalty")
+    if not ppo.dynamic_sampling:
+        yield from _set(config, "limits", ("silent_groups",), "it is for ppo.dynamic_sampling")
     if overlap.correction not in ("truncated", "sequence_mask"):
         yield from _set(config, "overlap", ("correction_cap",), f"overlap.correction: {overlap.correction} has no cap")
     if overlap.correction not in ("token_mask", "sequence_mask") and overlap.correction_band[0] < overlap.correction_band[1]:
@@ -57,7 +64,10 @@ def _algorithm(config: RunConfig) -> Iterator[str]:
 
 
 def noted(config: RunConfig) -> Iterator[str]:
-    """A note for each key that was set and is for another device or schedule than this run's."""
+    """A note for each key that was set and is for another device, schedule or method than this run's."""
+    if not config.ppo.critic:
+        why = f"not used: ppo.advantages: {config.ppo.advantages} has no value model"
+        yield from _set(config, "value", tuple(type(config.value).model_fields), why)
     if config.rollout.gpus:
         yield from _set(config, "rollout", ("kv_cache_gb",), "not used on GPUs, where rollout.gpu_memory_utilization says it")
     else:
@@ -66,6 +76,9 @@ def noted(config: RunConfig) -> Iterator[str]:
         why = "not used above overlap.max_staleness 0, where samples are scored as they come"
         yield from _set(config, "overlap", ("score_group",), why)
     else:
+        if config.ppo.dynamic_sampling:
+            why = "not used with ppo.dynamic_sampling, where each prompt's responses are scored alone"
+            yield from _set(config, "overlap", ("score_group",), why)
         why = "not used at overlap.max_staleness 0, where batches are cut by sample index"
         for role in ("reference",) if config.reward.function or config.reward.url else ("reward", "reference"):
             yield from _set(config, role, ("max_wait_ms",), why)

@@ -41,7 +41,7 @@ def _memory(config: RunConfig, stage: str, parameters: int) -> float:
     engine = (1 + rollout.tensor_parallel) * PROCESS + (
         0 if rollout.gpus else parameters * _BYTES[rollout.dtype] + rollout.tensor_parallel * rollout.kv_cache_gb * 1e9)
     frozen = sum(_frozen(section, section.replicas, section.workers, parameters) for section in (config.reward, config.reference))
-    trained = [config.policy, *([config.value] if config.ppo.advantages == "gae" else [])]
+    trained = [config.policy, *([config.value] if config.ppo.critic else [])]
     published = 0 if rollout.gpus else 2 * parameters * _BYTES[rollout.dtype]
     return (PROCESS + rollout.fewest * engine + frozen + published
             + sum(_trained(section, section.workers, parameters) for section in trained))
@@ -67,7 +67,7 @@ def _disk(config: RunConfig, stages: list[str], parameters: int) -> float:
     models = 4 * parameters * (len(stages) + 1)
     if "ppo" not in stages or config.checkpoint.save_every is None:
         return models
-    roles = 2 if config.ppo.advantages == "gae" else 1
+    roles = 2 if config.ppo.critic else 1
     kept = config.checkpoint.keep_last + config.checkpoint.keep_best + 1
     exports = config.ppo.steps // config.ppo.export_every if config.ppo.export_every else 0
     return models + kept * roles * _CHECKPOINT * parameters + exports * 4 * parameters

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scale_rlhf.algorithms.kl import AdaptiveKLController
+from scale_rlhf.config.methods import ADVANTAGES
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
 from scale_rlhf.experience.admission import Admission
@@ -39,7 +40,9 @@ from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration import bad_numbers
 from scale_rlhf.orchestration.bad_numbers import BadNumbers
+from scale_rlhf.orchestration.baselines import Baselines
 from scale_rlhf.orchestration.deadlines import RoleFailed, first_failure
+from scale_rlhf.orchestration.dynamic_sampling import DynamicSampling
 from scale_rlhf.orchestration.loop_state import LoopState
 from scale_rlhf.orchestration.parity import Parity
 from scale_rlhf.orchestration.roles import Roles
@@ -47,7 +50,7 @@ from scale_rlhf.orchestration.step_metrics import StepClock, rates, step_metrics
 from scale_rlhf.reward.interface import ScoringFailed
 from scale_rlhf.telemetry.spans import Span
 from scale_rlhf.training.batch import TrainingBatch
-from scale_rlhf.training.critic_free import group_advantages
+from scale_rlhf.training.critic_free import critic_free_advantages
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ class Loop:
         self.groups = ScoringGroups(group_size(config))
         self.kl_coefficient = ppo.kl_coefficient
         self.controller = AdaptiveKLController(ppo.kl_coefficient, ppo.kl_target, ppo.kl_horizon) if ppo.kl_target else None
+        penalty, greedy = ppo.missing_end_penalty, ADVANTAGES[ppo.advantages].greedy
+        self.baselines = Baselines(roles.rollout.generate, penalty) if greedy else None
+        self.dynamic = DynamicSampling(config.limits.silent_groups, penalty) if ppo.dynamic_sampling else None
         self.parity = Parity(config, roles)
         self.clock = StepClock()
         self.changed = asyncio.Event()  # something that a waiting coroutine looks at has changed
@@ -129,7 +135,7 @@ class Loop:
             self.buffer.admitted(index, version)
         for one in start.scored:
             if one.sample.index in self.skip:
-                self._filter([one.sample], RunError(SKIPPED))
+                self._filter([one.sample], SKIPPED)
             else:
                 self.buffer.add(one)
                 self.clock.went_through(one.sample.index)
@@ -149,11 +155,14 @@ class Loop:
         """Start samples that are admitted."""
         for index in indices:
             if index in self.skip:
-                self._filter([unanswered(self.prompts[index])], RunError(SKIPPED))
+                self._filter([unanswered(self.prompts[index])], SKIPPED)
                 continue
             self.groups.admit(index)
             self.clock.admitted(index)
-            self.tasks.create_task(self._sample(self.prompts[index]))
+            prompt = self.prompts[index]
+            self.tasks.create_task(self._sample(prompt))
+            if self.baselines:
+                self.baselines.ask(prompt, self.tasks)
         self.groups.close()
 
     async def _sample(self, prompt: Prompt) -> None:
@@ -163,25 +172,33 @@ class Loop:
             await self._score(*whole)
 
     async def _score(self, number: int, samples: list[Sample]) -> None:
+        greedy = await self.baselines.of(samples) if self.baselines else {}
         try:
             scores, references = await asyncio.gather(
-                self.roles.reward.score(samples, fixed=self.fixed, group=number),
+                self.roles.reward.score([*samples, *greedy.values()], fixed=self.fixed, group=number),
                 self.roles.reference.logprobs(samples, fixed=self.fixed, group=number),
             )
             bad_numbers.check("rollout", "log-probability", samples, [sample.logprobs for sample in samples])
             bad_numbers.check("reference", "log-probability", samples, references)
         except ScoringFailed as failure:
             self._failed_scores(failure)
-            self._filter(samples, failure)
+            self._filter(samples, str(failure))
             return
         except BadNumbers as failure:
             if self.config.limits.on_bad_numbers == "stop":
                 raise
-            self._filter(samples, failure)
+            self._filter(samples, str(failure))
             return
         self.failed_in_a_row = 0
-        for sample, score, reference in zip(samples, scores, references, strict=True):
-            self.buffer.add(Scored(sample, score, reference))
+        baselines = {group: self.baselines.score(one, score)
+                     for (group, one), score in zip(greedy.items(), scores[len(samples):], strict=True)}
+        silent = self.dynamic.silent(samples, scores) if self.dynamic else {}
+        for sample, score, reference in zip(samples, scores, references, strict=False):
+            group = sample.prompt.group
+            if group in silent:
+                self._filter([sample], silent[group])
+                continue
+            self.buffer.add(Scored(sample, score, reference, baselines.get(group)))
             self.clock.scored(sample.index)
         self._notify()
 
@@ -191,11 +208,11 @@ class Loop:
             raise RunError(f"{self.failed_in_a_row} groups of samples in a row could not be scored (limits.failed_scores). "
                            f"The last: {failure}") from failure
 
-    def _filter(self, samples: Sequence[Sample], failure: RunError) -> None:
-        """Samples that cannot be trained on: others start in their place."""
+    def _filter(self, samples: Sequence[Sample], reason: str) -> None:
+        """Samples that will not be trained on: others start in their place."""
         for sample in samples:
             self._leave_out(sample.index)
-            self.on_filtered(sample, str(failure))
+            self.on_filtered(sample, reason)
         self._notify()
 
     def _leave_out(self, index: int) -> None:
@@ -234,10 +251,13 @@ class Loop:
         training = TrainingBatch(
             [one.sample for one in batch], np.asarray([one.score for one in batch], dtype=np.float32),
             [one.reference_logprobs for one in batch], self.kl_coefficient, await self._proximal(batch),
+            np.asarray([one.baseline for one in batch], dtype=np.float32) if self.baselines else None,
         )
         advantages, prepared = await self._advantages(training)
         bad_numbers.check("value", "advantage", training.samples, advantages)
         self.value_update = self.tasks.create_task(self._update_value(training, version))
+        if version < self.config.ppo.value_pretraining:
+            return prefixed("value", prepared)  # the next version of the policy is this one
         with self.clock.time("update_policy"):
             policy = await self.roles.policy.update(training, advantages, version)
         return prefixed("policy", policy) | prefixed("value", prepared)
@@ -250,7 +270,7 @@ class Loop:
 
     async def _advantages(self, training: TrainingBatch) -> tuple[list[np.ndarray], dict[str, float]]:
         if self.roles.value is None:
-            return await asyncio.to_thread(group_advantages, training, self.config.ppo)
+            return await asyncio.to_thread(critic_free_advantages, training, self.config.ppo)
         with self.clock.time("value_prepare"):
             return await self.roles.value.prepare(training)
 
@@ -284,6 +304,8 @@ class Loop:
         metrics |= loaded | await self._role_metrics() | {
             "queue/filtered": float(self.admission.filtered), "queue/buffer": float(self.buffer.ready),
             "queue/in_flight": float(self.admission.in_flight)}
+        for counted in (self.baselines, self.dynamic):
+            metrics |= counted.take() if counted else {}
         lanes = await self._lanes()
         times, lanes["controller"] = self.clock.step([one.sample.index for one in step.batch], lanes)
         metrics |= times | rates(metrics) | {
@@ -348,8 +370,8 @@ def unanswered(prompt: Prompt) -> Sample:
 def group_size(config: RunConfig) -> int:
     """Samples that are scored together. A prompt's responses never part: a group that cannot be scored is replaced whole."""
     responses = config.ppo.responses_per_prompt
-    if config.overlap.max_staleness:
-        return responses
+    if config.overlap.max_staleness or config.ppo.dynamic_sampling:
+        return responses  # one prompt's, so that which prompts are left out, and when, cuts nothing anew
     return -(-config.overlap.score_group // responses) * responses
 
 

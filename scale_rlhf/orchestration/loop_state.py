@@ -32,7 +32,8 @@ class LoopState:
         """loop.json and samples.safetensors."""
         numbers = {name: getattr(self, name) for name in ("version", "kl_coefficient", "admitted", "filtered", "in_flight")}
         described = {
-            "scored": [{"index": one.sample.index, "ended": one.sample.ended, "score": one.score} for one in self.scored],
+            "scored": [{"index": one.sample.index, "ended": one.sample.ended, "score": one.score, "baseline": one.baseline}
+                       for one in self.scored],
             "probe": [{"index": sample.index, "ended": sample.ended} for sample in self.probe],
         }
         arrays = {f"probe/{i}/prompt": sample.prompt.token_ids for i, sample in enumerate(self.probe)}
@@ -53,7 +54,7 @@ class LoopState:
                  for i, one in enumerate(values.pop("probe"))]
         scored = [
             Scored(_sample(arrays, f"scored/{i}", prompts[one["index"]], one["ended"]), one["score"],
-                   arrays[f"scored/{i}/reference"])
+                   arrays[f"scored/{i}/reference"], one.get("baseline"))
             for i, one in enumerate(values.pop("scored"))
         ]
         values["in_flight"] = [tuple(one) for one in values["in_flight"]]

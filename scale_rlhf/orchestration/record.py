@@ -11,6 +11,7 @@ import numpy as np
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.disk import writing
 from scale_rlhf.errors import DiskError
+from scale_rlhf.experience.buffer import Scored
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration import ledger
 from scale_rlhf.orchestration.checkpoint import discard_after
@@ -85,7 +86,7 @@ class Record:
         self._remember(numbers)
         self.log.log(step.version, numbers)
         self.timeline.add(step.lanes)
-        lines = [self._line(step.version, one.sample, one.score, one.reference_logprobs) for one in step.batch]
+        lines = [self._line(step.version, one) for one in step.batch]
         with writing(self.samples.name):
             self.samples.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             self.samples.flush()
@@ -132,13 +133,15 @@ class Record:
         with writing(self.place):
             self.files.close()
 
-    def _line(self, version: int, sample: Sample, score: float, reference: np.ndarray) -> dict:
+    def _line(self, version: int, scored: Scored) -> dict:
+        sample, reference = scored.sample, scored.reference_logprobs
         messages = sample.prompt.row.get("messages")
         return {
             "step": version, "index": sample.index,
             "prompt": messages[-1]["content"] if messages else sample.prompt.token_ids.tolist(),
             "response": self.tokenizer.decode(sample.response_ids, skip_special_tokens=True),
-            "score": score, "ended": sample.ended,
+            "score": scored.score, "ended": sample.ended,
+            **({} if scored.baseline is None else {"baseline": scored.baseline}),
             "kl": float((sample.logprobs - reference).sum(dtype=np.float64)), "tokens": len(sample.response_ids),
             "logprob": float(sample.logprobs.sum(dtype=np.float64)), "prompt_ids": sample.prompt.token_ids.tolist(),
             "response_ids": sample.response_ids.tolist(),

@@ -158,7 +158,7 @@ def starting_models(config: RunConfig, folder: RunFolder) -> StartingModels:
     if reference != policy:
         check_same_vocabulary(policy, reference)
     outside = config.reward.function or config.reward.url
-    value = starting_model(config, folder, "value") if config.ppo.advantages == "gae" else None
+    value = starting_model(config, folder, "value") if config.ppo.critic else None
     return StartingModels(policy, reference, value,
                           None if outside else starting_model(config, folder, "reward"))
 

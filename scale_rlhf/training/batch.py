@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from scale_rlhf.experience.packing import Pack, cut, pack
 from scale_rlhf.experience.sample import Prompt, Sample
@@ -23,6 +24,7 @@ class TrainingBatch:
     reference_logprobs: list[np.ndarray]  # B of float32 [response tokens]
     kl_coefficient: float  # β, per nat
     proximal: list[np.ndarray] | None = None  # the policy's log-probabilities before the update, where it anchors the loss
+    baselines: np.ndarray | None = None  # float32 [B], the score of the greedy response to each one's prompt, where asked for
 
     @property
     def anchor(self) -> list[np.ndarray]:
@@ -32,6 +34,14 @@ class TrainingBatch:
     def response_tokens(self) -> int:
         """Response tokens of the batch."""
         return sum(len(sample.response_ids) for sample in self.samples)
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """What one optimizer step is made of, on all ranks: the counts that a loss is divided by."""
+
+    tokens: int  # of responses
+    sequences: int
 
 
 def penalised_scores(batch: TrainingBatch, missing_end_penalty: float | None) -> torch.Tensor:
@@ -94,6 +104,11 @@ def flat(arrays: Sequence[np.ndarray], places: Sequence[int], device: torch.devi
     """The per-token arrays of these places end to end, as a pack has them: float32 [N]. No places: one zero, the filler's."""
     parts = [np.asarray(arrays[place], dtype=np.float32) for place in places] or [np.zeros(1, np.float32)]
     return torch.from_numpy(np.concatenate(parts)).to(device)
+
+
+def in_rows(values: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """[N] of a pack as [S, longest], a row a sample, right-padded with 0 (False)."""
+    return nn.utils.rnn.pad_sequence(values.split(list(lengths)), batch_first=True)
 
 
 def padded(arrays: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,30 +1,33 @@
-"""Advantages without a value model: a response against the others to the same prompt."""
+"""Advantages without a value model: a batch, its rewards, and the method that `ppo.advantages` names."""
 
 import numpy as np
 import torch
 
-from scale_rlhf.algorithms.advantages import group_relative
+from scale_rlhf.algorithms.estimators import Outcome
+from scale_rlhf.algorithms.statistics import whiten
+from scale_rlhf.config.methods import ADVANTAGES
 from scale_rlhf.config.schema import PPOSection
-from scale_rlhf.training.batch import TrainingBatch, penalised_scores
+from scale_rlhf.training.batch import TrainingBatch, ragged
+from scale_rlhf.training.methods import estimator
+from scale_rlhf.training.rewards import batch_rewards
 from scale_rlhf.training.worker import Numbers
 
 
-def group_advantages(batch: TrainingBatch, ppo: PPOSection) -> tuple[list[np.ndarray], Numbers]:
-    """GRPO's advantages, the same on every token of a response: float32 [response tokens] for each sample, and metrics.
+def critic_free_advantages(batch: TrainingBatch, ppo: PPOSection) -> tuple[list[np.ndarray], Numbers]:
+    """Float32 [response tokens] for each sample, and metrics; whitened over the whole batch where the method asks for it.
 
-    What is compared is score − β·KL of the whole response: the KL penalty is in the reward, as it is with a critic.
+    Metrics: those of `batch_rewards`, with the advantages' deviation, and the share of responses that say nothing.
     """
-    kl = np.asarray([float((logprobs - reference).sum(dtype=np.float64))
-                     for logprobs, reference in zip(batch.anchor, batch.reference_logprobs, strict=True)], dtype=np.float32)
-    scores = penalised_scores(batch, ppo.missing_end_penalty)
-    rewards = scores - batch.kl_coefficient * torch.from_numpy(kl)
+    rewards, mask, metrics = batch_rewards(batch, ppo)
     groups = torch.tensor([sample.prompt.group for sample in batch.samples])
-    advantages = group_relative(rewards, groups, scale_by_std=ppo.scale_by_std)
-    metrics = {
-        "kl": float(kl.mean()), "score": float(np.mean(batch.scores)), "score_with_penalty": float(scores.mean()),
-        "ended": float(np.mean([sample.ended for sample in batch.samples])),
-        "advantage_deviation": float(advantages.double().std(correction=0)),
+    baselines = None if batch.baselines is None else torch.from_numpy(batch.baselines)
+    advantages = estimator(ppo)(Outcome(rewards, mask, groups, baselines))
+    metrics |= {
+        "advantage_deviation": float(advantages[mask].double().std(correction=0)),
+        "silent_share": float((advantages == 0).all(-1).double().mean()),
     }
-    spread = [np.full(len(sample.response_ids), float(a), dtype=np.float32)
-              for sample, a in zip(batch.samples, advantages, strict=True)]
-    return spread, metrics
+    if baselines is not None:
+        metrics["baseline"] = float(baselines.double().mean())
+    if ADVANTAGES[ppo.advantages].whitens and ppo.whiten_advantages:
+        advantages = whiten(advantages, mask)
+    return ragged(advantages, mask), metrics

@@ -38,6 +38,8 @@ class Share:
 
 def capture(engine, model: nn.Module, rank: int, ranks: int) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """A copy of this rank's state in memory, and the counts that belong to it: what `write` takes. Training may go on."""
+    if not any("step" in one for one in engine.basic_optimizer.state.values()):
+        _make_moments(engine, 0)  # of a policy that waits for its value model's pretraining
     owners = shares([(name, "", (), _size(p)) for name, p in model.named_parameters()], ranks)
     tensors = {RANDOM: torch.get_rng_state()}
     for place, share in _shares(engine, model, rank):

@@ -8,14 +8,14 @@ from torch import nn
 
 from scale_rlhf.algorithms.advantages import generalized_advantage_estimation
 from scale_rlhf.algorithms.losses import value_loss
-from scale_rlhf.algorithms.rewards import token_rewards
 from scale_rlhf.algorithms.statistics import explained_variance, explained_variance_moments, whiten
 from scale_rlhf.experience.packing import Pack
 from scale_rlhf.models import loading
 from scale_rlhf.models.forward import response_values
 from scale_rlhf.telemetry.spans import recorded
-from scale_rlhf.training.batch import TrainingBatch, flat, padded, penalised_scores, ragged
+from scale_rlhf.training.batch import Minibatch, TrainingBatch, flat, padded, ragged
 from scale_rlhf.training.policy import per_token
+from scale_rlhf.training.rewards import batch_rewards
 from scale_rlhf.training.worker import Numbers, TrainingWorker
 
 
@@ -39,18 +39,10 @@ class ValueWorker(TrainingWorker):
         started, ppo = time.perf_counter(), self.config.ppo
         old = self.per_token(batch.samples, lambda pack: response_values(self.engine, pack))
         values, mask = padded(old)
-        logprobs, _ = padded(batch.anchor)
-        reference, _ = padded(batch.reference_logprobs)
-        scores = penalised_scores(batch, ppo.missing_end_penalty)
-        rewards = token_rewards(logprobs, reference, scores, mask, coefficient=batch.kl_coefficient)
+        rewards, _, rewarded = batch_rewards(batch, ppo)
         advantages, returns = generalized_advantage_estimation(rewards, values, mask, gamma=ppo.gamma, lam=ppo.lam)
         self.old_values, self.returns = old, ragged(returns, mask)
-        metrics = _metrics(values, returns, advantages, mask) | {
-            "kl": float(((logprobs - reference) * mask).double().sum(-1).mean()),
-            "score": float(np.mean(batch.scores)), "score_with_penalty": float(scores.double().mean()),
-            "ended": float(np.mean([sample.ended for sample in batch.samples])),
-            "seconds": time.perf_counter() - started,
-        }
+        metrics = _metrics(values, returns, advantages, mask) | rewarded | {"seconds": time.perf_counter() - started}
         if ppo.whiten_advantages:
             advantages = whiten(advantages, mask)
         return ragged(advantages, mask), metrics
@@ -62,11 +54,11 @@ class ValueWorker(TrainingWorker):
         Returns loss, value_error (mean of (V − R)², before each step), gradient_norm, learning_rate, seconds, tokens.
         """
 
-        def loss(pack: Pack, places: list[int], denominator: int) -> tuple[torch.Tensor, dict]:
+        def loss(pack: Pack, places: list[int], minibatch: Minibatch) -> tuple[torch.Tensor, dict]:
             values = response_values(self.engine, pack)
             old, returns = flat(self.old_values, places, values.device), flat(self.returns, places, values.device)
             mask = torch.ones_like(values, dtype=torch.bool)
-            value = value_loss(values, old, returns, mask, clip=self.config.ppo.value_clip, denominator=denominator)
+            value = value_loss(values, old, returns, mask, clip=self.config.ppo.value_clip, denominator=minibatch.tokens)
             error = (values.detach() - returns).double().square().sum()
             return value, {"value_error": error, "tokens": mask.double().sum()}
 

@@ -24,6 +24,7 @@ from scale_rlhf.telemetry import logs
 from scale_rlhf.telemetry.spans import Span, Spans, recorded
 from scale_rlhf.training import batch as cutting
 from scale_rlhf.training import deepspeed_config, process_group, state
+from scale_rlhf.training.batch import Minibatch
 
 Numbers = dict[str, float]
 _LOGGED = ("loss", "gradient_norm", "seconds")
@@ -83,6 +84,11 @@ class TrainingWorker:
     def load(self, dtype: str) -> nn.Module:
         """The model that is trained, in `dtype`."""
         raise NotImplementedError
+
+    @property
+    def updates(self) -> int:
+        """Updates of the whole run, which the learning rate's schedule is laid over."""
+        return self.config.ppo.steps
 
     @property
     def model_options(self) -> dict:
@@ -166,12 +172,12 @@ class TrainingWorker:
             yield pack.to(device()), part
 
     def optimize(
-        self, samples: Sequence[Sample], version: int, loss: Callable[[Pack, list[int], int], tuple[torch.Tensor, dict]],
+        self, samples: Sequence[Sample], version: int, loss: Callable[[Pack, list[int], Minibatch], tuple[torch.Tensor, dict]],
     ) -> Numbers:
         """Epochs over minibatches, one optimizer step each.
 
-        loss(pack, places, denominator): the pack's share of the minibatch's loss, which is the sum over tokens divided
-        by `denominator`, its response tokens on all ranks; and sums for metrics, which are added up over everything.
+        loss(pack, places, minibatch): the pack's share of the minibatch's loss, which is a sum over tokens divided by a
+        count of the whole minibatch on all ranks; and sums for metrics, which are added up over everything.
         Returns the sums, with "loss", "seconds", "tokens" (response tokens a second are their quotient), the mean
         "gradient_norm" before clipping, and the last "learning_rate".
         """
@@ -196,12 +202,12 @@ class TrainingWorker:
 
     def _step(self, samples, places, loss, sums: dict) -> float:
         """One optimizer step on the samples at `places`. Returns the gradient norm before clipping."""
-        denominator = sum(len(samples[place].response_ids) for place in places)
+        minibatch = Minibatch(sum(len(samples[place].response_ids) for place in places), len(places))
         packs = list(self.forwards(samples, places))
         for number, (pack, part) in enumerate(packs):
             # DeepSpeed reduces (stages 0 and 1) and finishes its sums at the boundary: the last micro-batch.
             self.engine.set_gradient_accumulation_boundary(number == len(packs) - 1)
-            value, metrics = loss(pack, part, denominator)
+            value, metrics = loss(pack, part, minibatch)
             if not part:
                 value, metrics = value * 0.0, {}
             self.losses.append((value.detach(), part))
@@ -245,7 +251,7 @@ class TrainingWorker:
         import deepspeed
 
         ppo = self.config.ppo
-        factor = deepspeed_config.learning_rate_factor(self.section, ppo.steps * ppo.epochs * ppo.minibatches)
+        factor = deepspeed_config.learning_rate_factor(self.section, self.updates * ppo.epochs * ppo.minibatches)
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=deepspeed_config.optimizer(self.section, model.parameters()), config=settings,
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, factor), dist_init_required=False,

@@ -40,14 +40,19 @@ async def train(config: RunConfig, path: str, saved: str) -> list:
     async def remember(step):
         steps.append(step)
 
-    roles = Roles(config, StartingModels(path, path, path, None), end_token_ids=[])
+    roles = Roles(config, StartingModels(path, path, path if config.ppo.critic else None, None), end_token_ids=[])
+    filtered: list[str] = []
     try:
         await roles.start()
-        loop = Loop(config, roles, PromptStream([task.PROMPT], [{}], responses=1, seed=0), remember)
+        assert (roles.value is not None) == config.ppo.critic
+        prompts = PromptStream([task.PROMPT], [{}], responses=config.ppo.responses_per_prompt, seed=0)
+        loop = Loop(config, roles, prompts, remember, on_filtered=lambda sample, why: filtered.append(why))
         loop.parity.probe_with([task.PROMPT])
         await loop.run()
-        assert loop.admission.admitted == loop.admission.trained == config.ppo.steps * loop.batch
-        assert loop.admission.in_flight == 0
+        assert loop.admission.trained == config.ppo.steps * loop.batch and loop.admission.in_flight == 0
+        assert loop.admission.admitted == loop.admission.trained + loop.admission.filtered
+        assert loop.admission.filtered == len(filtered) and all(why.startswith("no signal: all 4 responses") for why in filtered)
+        assert bool(filtered) == config.ppo.dynamic_sampling
         await roles.policy.save(saved)
     finally:
         await roles.close()
@@ -102,6 +107,70 @@ def test_a_recomputed_policy_without_a_weight_is_refused_and_what_it_does(cluste
     print("without a weight: total variation", far)
     assert max(age for step in steps for age in step_ages(step)) == 4
     assert far < 0.1
+
+
+# Without a critic, and with other losses: the penalty is in the reward, where every one of them has π* as its fixed point
+# (tests/unit/test_method_optimum.py, exactly; and which forms have not). Whitened advantages, and those divided by a group's
+# deviation, keep their size near π*, where all rewards are alike: they end near it as far as the learning rate has fallen.
+RLOO = {"advantages": "leave_one_out", "responses_per_prompt": 8}
+GRPO = {"advantages": "group_relative", "responses_per_prompt": 16}
+GSPO = RLOO | {"loss": "gspo", "aggregation": "sequence_mean", "clip_low": 0.1, "clip_high": 0.1}
+METHODS = [
+    pytest.param(RLOO, {}, id="rloo", marks=LONG),
+    pytest.param(RLOO, {"max_staleness": 1}, id="rloo-1-behaviour", marks=LONG),
+    pytest.param(GSPO, {}, id="gspo", marks=LONG),
+    pytest.param({"advantages": "reinforce_plus_plus"}, {}, id="reinforce_plus_plus", marks=LONG),
+    pytest.param(GRPO, {}, id="grpo", marks=LONG),
+    pytest.param(GRPO | {"scale_by_std": False}, {}, id="dr_grpo", marks=LONG),
+    pytest.param({"advantages": "reinforce_plus_plus_baseline", "responses_per_prompt": 8}, {}, id="rpp_baseline", marks=LONG),
+    pytest.param({"advantages": "remax", "responses_per_prompt": 4}, {}, id="remax", marks=LONG),
+    pytest.param(RLOO | {"loss": "cispo"}, {}, id="cispo", marks=LONG),
+    pytest.param(GSPO, {"max_staleness": 1} | DECOUPLED, id="gspo-1-decoupled", marks=LONG),
+]
+
+
+def method_config(ppo: dict, overlap: dict) -> RunConfig:
+    """The three-token task by another method: as many samples a step, in groups."""
+    values = three_token_config(overlap, max_concurrent=16 if overlap else 256).model_dump()
+    samples = values["ppo"]["prompts_per_step"]
+    del values["ppo"]["value_clip"], values["ppo"]["lam"], values["ppo"]["whiten_advantages"]
+    values["ppo"] |= {"prompts_per_step": samples // ppo.get("responses_per_prompt", 1)} | ppo
+    return RunConfig.model_validate(values)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("ppo,overlap", METHODS)
+def test_other_methods_reach_the_closed_form_optimum(cluster, tmp_path, ppo, overlap):
+    steps, start, trained = trained_policy(tmp_path, method_config(ppo, overlap))
+    far = task.total_variation(trained, task.optimum(start))
+    print(ppo, overlap, "total variation", far, "seconds", np.median([step.metrics["time/step"] for step in steps]))
+    assert max(s.metrics.get("parity/gap_max", 0.0) for s in steps) < 1e-4
+    assert max(age for step in steps for age in step_ages(step)) == overlap.get("max_staleness", 0)
+    assert not any(key.startswith(("value/update", "idle/value")) for step in steps for key in step.metrics)  # nobody there
+    assert far < 0.05
+
+
+DAPO = {"advantages": "group_relative", "responses_per_prompt": 4, "dynamic_sampling": True, "kl_coefficient": 0}
+
+
+@pytest.mark.parametrize("method,checked", [
+    pytest.param({"advantages": "remax", "responses_per_prompt": 4}, "baseline/responses", id="remax"),
+    pytest.param(DAPO, "sampling/silent_prompts", id="dynamic_sampling", marks=LONG),
+])
+def test_prompts_are_accounted_for_with_real_roles(cluster, tmp_path, method, checked):
+    """Three steps: greedy answers that are compared with and not trained on; prompts without signal that others replace."""
+    config = method_config(method, {})
+    config.ppo.steps, config.ppo.prompts_per_step = 3, 12
+    config.reward.function = "tests.integration.three_tokens:coarse_reward"
+    steps, _, _ = trained_policy(tmp_path, config)
+    assert [len(step.batch) for step in steps] == [48] * 3
+    assert sum(step.metrics[checked] for step in steps) >= (36 if "baseline" in checked else 1)
+    for step in steps:
+        scores = np.asarray([one.score for one in step.batch]).reshape(12, 4)
+        if "baseline" in checked:
+            assert {one.baseline for one in step.batch} == {step.metrics["value/baseline"]}  # one prompt, one greedy answer
+        else:
+            assert (scores.std(axis=1) > 0).all() and step.metrics["value/silent_share"] == 0
 
 
 def trained_policy(tmp_path, config: RunConfig) -> tuple[list, np.ndarray, np.ndarray]:

@@ -61,11 +61,20 @@ class Bench(PolicyWorker):
             time.sleep(0.01)
         return self._weights(worker), metrics
 
-    def restore_and_train(self, path, config, batch, advantages, folder):
+    def save_and_train(self, path, config, batch, advantages, folder):
+        """The state before the first update, written while it runs."""
+        worker = self._worker(PolicyWorker, path, config)
+        worker.checkpoint(folder)
+        metrics = worker.update(batch, advantages, 0)
+        while not worker.checkpointed():
+            time.sleep(0.01)
+        return self._weights(worker), metrics
+
+    def restore_and_train(self, path, config, batch, advantages, folder, version):
         worker = self._worker(PolicyWorker, path, config)
         worker.restore(folder)
         held = self._weights(worker)
-        return held, worker.update(batch, advantages, 1), self._weights(worker)
+        return held, worker.update(batch, advantages, version), self._weights(worker)
 
     def hang(self):
         time.sleep(2)
@@ -89,8 +98,11 @@ class Ranks(TrainingGroup):
     def train_and_save(self, config, batch, advantages, folder):
         return self._run("train_and_save", self.path, config, batch, advantages, str(folder))
 
-    def restore_and_train(self, config, batch, advantages, folder):
-        return self._run("restore_and_train", self.path, config, batch, advantages, str(folder))
+    def save_and_train(self, config, batch, advantages, folder):
+        return self._run("save_and_train", self.path, config, batch, advantages, str(folder))
+
+    def restore_and_train(self, config, batch, advantages, folder, version=1):
+        return self._run("restore_and_train", self.path, config, batch, advantages, str(folder), version)
 
     def _run(self, *arguments):
         return asyncio.run(self.call(*arguments, seconds=100, what="a test"))[0]
@@ -210,6 +222,44 @@ def test_policy_update_does_not_depend_on_the_cut(groups, batch, advantages, pla
     found, _ = groups[ranks].policy(config, batch, advantages)
     assert max(float((expected[name] - before[name]).abs().max()) for name in before) > 1e-2  # the comparison can fail
     same(found, expected)
+
+
+METHODS = {
+    "gspo": {"loss": "gspo", "aggregation": "sequence_mean"}, "gspo, token_mean": {"loss": "gspo"},
+    "cispo": {"loss": "cispo"}, "cispo, constant": {"loss": "cispo", "aggregation": "constant"},
+    "ppo, sequence_mean": {"aggregation": "sequence_mean"}, "ppo, constant": {"aggregation": "constant"},
+    "k2 in the loss": {"kl_in": "loss", "kl_estimator": "k2"},
+    "k3 in the loss, sequence_mean": {"kl_in": "loss", "kl_estimator": "k3", "aggregation": "sequence_mean"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_loss_depends_on_the_cut(groups, batch, advantages, plain_policy, method):
+    """One forward of all on one rank, and one sample a forward on two."""
+    before, _ = plain_policy
+    whole, (metrics,) = groups[1].policy(
+        configuration("policy", METHODS[method] | {"tokens_per_microbatch": 100_000}, zero_stage=0), batch, advantages)
+    cut, (again,) = groups[2].policy(
+        configuration("policy", METHODS[method] | {"tokens_per_microbatch": 1}, workers=2, zero_stage=2), batch, advantages)
+    assert distance(whole, before) > 1e-2
+    same(cut, whole)
+    for key in ("loss", "clip_fraction", "approximate_kl", *(["kl"] if "kl_in" in METHODS[method] else [])):
+        assert again[key] == pytest.approx(metrics[key], abs=1e-5), key
+    assert metrics["clip_fraction"] > 0 and ("kl" in metrics) == ("kl_in" in METHODS[method])
+
+
+def test_the_policy_can_be_saved_while_the_value_model_learns_alone(groups, batch, advantages, tmp_path):
+    """Before its first step Adam has no moments yet."""
+    for ranks, section in ((1, {"zero_stage": 0}), (2, {"zero_stage": 2}), (2, {"zero_stage": 3})):
+        config = configuration("policy", {"value_pretraining": 4}, workers=ranks, schedule="linear", **section)
+        folder = tmp_path / f"{ranks}-{section['zero_stage']}"
+        fresh, (expected,) = groups[ranks].policy(config, batch, advantages)
+        found, metrics = groups[ranks].save_and_train(config, batch, advantages, folder)
+        held, again, restored = groups[ranks].restore_and_train(config, batch, advantages, folder, 0)
+        assert timeless(expected) == timeless(metrics) == timeless(again)
+        assert all(torch.equal(found[name], fresh[name]) and torch.equal(restored[name], fresh[name]) for name in fresh)
+        assert distance(held, fresh) > 1e-2
+        assert metrics["learning_rate"] == pytest.approx(0.3 * (1 - 5 / 36))  # over 10 − 4 updates of 6 steps
 
 
 def test_the_same_update_twice_is_the_same_to_the_bit(groups, batch, advantages):

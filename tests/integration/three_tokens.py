@@ -16,6 +16,11 @@ def reward(samples: list[dict]) -> list[float]:
     return [float(TABLE[tuple(sample["response_ids"])]) for sample in samples]
 
 
+def coarse_reward(samples: list[dict]) -> list[float]:
+    """Whether the reward is above 0: the same for many sequences."""
+    return [float(score > 0) for score in reward(samples)]
+
+
 def distribution(path) -> np.ndarray:
     """Exact probability of every sequence under a saved model: float64 [SYMBOLS ** LENGTH]."""
     from transformers import AutoModelForCausalLM

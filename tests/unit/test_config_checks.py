@@ -37,6 +37,9 @@ def make_model(folder: Path, *, template=True, end="<|end|>", vocabulary=("a", "
     return str(folder)
 
 
+PAIRS = {"responses_per_prompt": 2}
+
+
 def test_the_defaults_pass():
     assert passes() == []
 
@@ -68,6 +71,11 @@ def test_the_defaults_pass():
     ({"overlap": {"correction": "truncated"}}, "overlap.correction: truncated needs overlap.anchor: proximal"),
     ({"overlap": {"correction_band": (2.0, 0.5)}}, "overlap.correction_band: expected two numbers, the smaller first"),
     ({"ppo": {"advantages": "group_relative"}}, "ppo.responses_per_prompt: ppo.advantages: group_relative compares"),
+    ({"ppo": {"advantages": "leave_one_out"}}, "ppo.responses_per_prompt: ppo.advantages: leave_one_out compares the responses to one prompt"),
+    ({"ppo": {"advantages": "reinforce_plus_plus_baseline"}}, "ppo.responses_per_prompt: ppo.advantages: reinforce_plus_plus_baseline compares"),
+    ({"ppo": PAIRS | {"dynamic_sampling": True}}, "ppo.dynamic_sampling: a prompt whose responses score alike says nothing only where"),
+    ({"ppo": {"kl_in": "loss"}}, "ppo.kl_estimator: k1 in the loss has no gradient but noise"),
+    ({"ppo": {"steps": 5, "value_pretraining": 5}}, "ppo.value_pretraining: of ppo.steps (5) at least one must train the policy; found 5"),
     ({"ppo": {"kl_target": 6.0, "kl_coefficient": 0}}, "ppo.kl_coefficient: 0 stays 0 under an adaptive coefficient"),
     ({"rollout": {"kv_cache_gb": 1e-5}}, "rollout.kv_cache_gb: one sequence of"),
     ({"cluster": {"cpus": 8, "object_store_gb": 0.01}}, "cluster.object_store_gb: expected at least 0.08; found 0.01"),
@@ -105,8 +113,15 @@ SERVICE = {"url": "http://x/"}
     ({"overlap": {"weight_update": "drain", "recompute_cache": False}},
      "overlap.recompute_cache: with weight_update: drain no sample goes on over an update; found false"),
     ({"ppo": {"scale_by_std": False}}, "ppo.scale_by_std: it is for ppo.advantages: group_relative; found false"),
+    ({"ppo": PAIRS | {"advantages": "leave_one_out", "gamma": 0.9}}, "ppo.gamma: it is for ppo.advantages: gae or reinforce_plus_plus; found 0.9"),
+    ({"ppo": PAIRS | {"advantages": "leave_one_out", "whiten_advantages": False}}, "ppo.whiten_advantages: ppo.advantages: leave_one_out are never whitened"),
+    ({"ppo": {"advantages": "remax", "value_pretraining": 3}}, "ppo.value_pretraining: it is for ppo.advantages: gae; found 3"),
+    ({"ppo": {"loss": "gspo", "dual_clip": 3.0}}, "ppo.dual_clip: it is for ppo.loss: ppo; found 3.0"),
+    ({"ppo": {"kl_coefficient": 0, "kl_in": "loss"}}, "ppo.kl_in: ppo.kl_coefficient: 0 is no penalty; found loss"),
+    ({"ppo": {"kl_coefficient": 0, "kl_estimator": "k3"}}, "ppo.kl_estimator: ppo.kl_coefficient: 0 is no penalty; found k3"),
+    ({"limits": {"silent_groups": 9}}, "limits.silent_groups: it is for ppo.dynamic_sampling; found 9"),
     ({"ppo": {"advantages": "group_relative", "responses_per_prompt": 2, "lam": 0.9}},
-     "ppo.lam: ppo.advantages: group_relative has no value model; found 0.9"),
+     "ppo.lam: it is for ppo.advantages: gae; found 0.9"),
     ({"ppo": {"kl_horizon": 500}}, "ppo.kl_horizon: the KL coefficient is fixed, as ppo.kl_target is null; found 500"),
     ({"rollout": {"ignore_end": True, "stop": ["x"]}}, "rollout.stop: with rollout.ignore_end nothing ends a response early"),
     ({"rollout": {"ignore_end": True, "stop_token_ids": [7]}}, "rollout.stop_token_ids: with rollout.ignore_end"),
@@ -134,6 +149,26 @@ def test_a_resolved_configuration_that_names_every_key_passes(tmp_path):
     config = RunConfig(data={"practice": {}}, cluster=ROOMY, reward=FUNCTION, value={"initial": "policy"})
     (tmp_path / "config.yaml").write_text(dump(config))
     assert check(load_config(tmp_path / "config.yaml")) == []
+
+
+def test_without_a_critic_there_is_no_value_model_to_be_checked():
+    """Neither where it starts from nor what it asks for; what is set of it is noted."""
+    assert passes(ppo=PAIRS | {"advantages": "leave_one_out"}, reward=FUNCTION, cluster={"cpus": 4}) == []
+    said = passes(ppo={"advantages": "remax"}, reward=FUNCTION, value={"workers": 3}, cluster={"cpus": 4})
+    assert said == ["value.workers: not used: ppo.advantages: remax has no value model; found 3. Leave it out (it is then 1)"]
+
+
+@pytest.mark.parametrize("ppo", [
+    {"advantages": "group_relative", "dynamic_sampling": True, "kl_coefficient": 0, "clip_high": 0.28, "dual_clip": 3.0},
+    {"advantages": "group_relative", "kl_in": "loss", "kl_estimator": "k3", "aggregation": "sequence_mean"},
+    {"advantages": "group_relative", "scale_by_std": False, "aggregation": "constant"},
+    {"advantages": "reinforce_plus_plus", "kl_estimator": "k3", "gamma": 0.99},
+    {"loss": "gspo", "aggregation": "sequence_mean", "clip_low": 3e-4, "clip_high": 4e-4, "advantages": "leave_one_out"},
+    {"loss": "cispo", "value_pretraining": 2, "kl_target": 3.0, "kl_in": "loss", "kl_estimator": "k2"},
+])
+@pytest.mark.parametrize("overlap", [{}, {"max_staleness": 4}, {"max_staleness": 2, "anchor": "proximal", "correction": "truncated"}])
+def test_methods_go_together_at_any_staleness(ppo, overlap):
+    assert passes(ppo=PAIRS | ppo, overlap=overlap) == []
 
 
 def test_what_another_device_or_schedule_reads_is_noted(monkeypatch):

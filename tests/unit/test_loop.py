@@ -14,7 +14,7 @@ from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.bad_numbers import BadNumbers
 from scale_rlhf.orchestration.deadlines import within
-from scale_rlhf.orchestration.loop import Loop
+from scale_rlhf.orchestration.loop import Loop, unanswered
 from scale_rlhf.orchestration.loop_state import LoopState
 from scale_rlhf.reward.interface import ScoringFailed
 from scale_rlhf.telemetry.spans import Span
@@ -41,6 +41,9 @@ class World:
         self.unscored: set[int] = set()  # samples that the reward cannot score
         self.bad: set[int] = set()  # whose log-probability is NaN
         self.filtered: list[int] = []
+        self.reasons: list[str] = []
+        self.scores: dict[int, float] = {}  # by sample
+        self.greedy: list[int] = []  # groups that were answered greedily
         self.states: list[LoopState] = []
 
     def roles(self) -> SimpleNamespace:
@@ -51,7 +54,11 @@ class World:
             await within(asyncio.sleep(60), 0.05, what, "a test")
         await asyncio.sleep(self.seconds[what])
 
-    async def generate(self, prompt: Prompt) -> Sample:
+    async def generate(self, prompt: Prompt, temperature: float | None = None) -> Sample:
+        if temperature == 0:
+            self.greedy.append(prompt.group)
+            await self.takes("generate")
+            return replace(unanswered(prompt), ended=False)
         version, self.decoding = self.version, self.decoding + 1
         self.most_decoding = max(self.most_decoding, self.decoding)
         await self.takes("generate")
@@ -63,15 +70,17 @@ class World:
         await self.takes("score")
         if self.unscored & {sample.index for sample in samples}:
             raise ScoringFailed("the reward is out")
-        return [0.0] * len(samples)
+        return [self.scores.get(sample.index, 0.0) if len(sample.response_ids) else 9.0 for sample in samples]
 
     async def logprobs(self, samples, **how) -> list[np.ndarray]:
         return [ONE] * len(samples)
 
     async def prepare(self, batch):
+        self.events.append("prepare")
         return [ONE] * len(batch.samples), {}
 
     async def update(self, *arguments) -> dict:
+        self.events.append("update policy" if len(arguments) == 3 else "update value")
         await self.takes("update")
         return {"tokens": 1.0}
 
@@ -107,7 +116,14 @@ def run(world: World, staleness: int, steps: int = 6, limits: dict | None = None
 
     async def go() -> Loop:
         prompts = PromptStream([[1]], [{}], responses=config.ppo.responses_per_prompt, seed=0)
-        loop = Loop(config, world.roles(), prompts, on_step, start, skip, lambda sample, why: world.filtered.append(sample.index))
+        roles = world.roles()
+        if not config.ppo.critic:
+            roles.value = None
+
+        def filtered(sample, why) -> None:
+            world.filtered.append(sample.index), world.reasons.append(why)
+
+        loop = Loop(config, roles, prompts, on_step, start, skip, filtered)
         world.loop = loop
         await loop.run()
         return loop
@@ -249,3 +265,89 @@ def test_a_run_in_which_nothing_goes_on_says_so():
     world = World(update=60)
     with pytest.raises(RunError, match=r"nothing has gone on for 0.3 s \(limits.stall_seconds\)"):
         run(world, 0, limits={"stall_seconds": 0.3})
+
+
+PAIRS = {"prompts_per_step": 2, "responses_per_prompt": 2}
+SILENT = {0, 3, 4, 5, 9}  # groups of two whose responses score alike
+
+
+def silent_world(**seconds) -> World:
+    world = World(**seconds)
+    world.scores = {index: float(index % 2 and index // 2 not in SILENT) for index in range(200)}
+    return world
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_prompts_without_signal_are_refilled_and_counted(staleness):
+    world = silent_world()
+    loop, steps = run(world, staleness, advantages="group_relative", dynamic_sampling=True, **PAIRS)
+    groups = [one.sample.prompt.group for step in steps for one in step.batch]
+    assert len(groups) == 6 * 4 and not SILENT & set(groups) and all(groups.count(group) == 2 for group in groups)
+    assert sorted(trained(steps) + world.filtered) == list(range(loop.admission.admitted))
+    assert SILENT <= {index // 2 for index in world.filtered} and loop.admission.in_flight == 0
+    assert set(world.reasons) == {"no signal: all 2 responses to its prompt scored 0 (ppo.dynamic_sampling)"}
+    assert sum(step.metrics["sampling/silent_prompts"] for step in steps) == len(world.filtered) / 2
+    assert 0 < max(step.metrics["sampling/silent_share"] for step in steps) < 1
+    ages = [step.version - 1 - int(one.sample.versions.min()) for step in steps for one in step.batch]
+    assert max(ages) <= staleness
+
+
+def test_who_is_refilled_does_not_depend_on_timing():
+    """At staleness 0, whatever order samples end in."""
+    batches = []
+    for seed in range(3):
+        world, random = silent_world(), np.random.default_rng(seed)
+        generate = world.generate
+
+        async def later(prompt, generate=generate, random=random):
+            await asyncio.sleep(random.exponential(0.003))
+            return await generate(prompt)
+
+        world.generate = later
+        _, steps = run(world, 0, advantages="leave_one_out", dynamic_sampling=True, **PAIRS)
+        batches.append([[one.sample.index for one in step.batch] for step in steps])
+    assert batches[0] == batches[1] == batches[2]
+    assert batches[0][0] == [2, 3, 4, 5] and batches[0][1] == [12, 13, 14, 15]  # groups 0, 3, 4 and 5 say nothing
+
+
+def test_a_reward_that_never_says_anything_stops_the_run():
+    with pytest.raises(RunError, match=r"6 prompts in a row had responses that all scored alike, the last 0"):
+        run(World(), 0, advantages="group_relative", dynamic_sampling=True, limits={"silent_groups": 5}, **PAIRS)
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_remax_answers_each_prompt_greedily_once_and_trains_on_none_of_it(staleness, tmp_path):
+    world = World()
+    world.scores = {index: float(index) for index in range(100)}
+    world.unscored = {2}
+    loop, steps = run(world, staleness, advantages="remax", **PAIRS)
+    assert sorted(world.greedy) == list(range(loop.admission.admitted // 2))
+    assert all(one.baseline == 8.0 for step in steps for one in step.batch)  # 9, less the penalty: it did not end
+    assert sorted(trained(steps) + world.filtered) == list(range(loop.admission.admitted)) and world.filtered == [2, 3]
+    assert sum(step.metrics["baseline/responses"] for step in steps) == len(set(world.greedy))
+    assert steps[0].metrics["value/baseline"] == 8.0 and not any("prepare" in event for event in world.events)
+    for state in world.states:
+        state.write(tmp_path)
+        kept = LoopState.read(tmp_path, PromptStream([[1]], [{}], responses=2, seed=0))
+        assert [one.baseline for one in kept.scored] == [8.0] * len(state.scored)
+        again = World()
+        _, after = run(again, staleness, start=kept, advantages="remax", **PAIRS)
+        assert len(trained(after)) == (6 - state.version) * 4 and all(one.baseline == 8.0 for step in after for one in step.batch)
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_the_value_model_learns_alone_first(staleness):
+    world = World()
+    loop, steps = run(world, staleness, value_pretraining=2)
+    assert world.events.count("update value") == 6 and world.events.count("update policy") == 4
+    assert world.events.index("update policy") > world.events.index("publish 2")
+    assert [step.version for step in steps] == [1, 2, 3, 4, 5, 6] and loop.admission.trained == 6 * BATCH
+    assert all(("policy/tokens" in step.metrics) == (step.version > 2) for step in steps)
+
+
+@pytest.mark.parametrize("advantages", ["group_relative", "leave_one_out", "reinforce_plus_plus", "reinforce_plus_plus_baseline"])
+def test_without_a_critic_nobody_asks_for_values(advantages):
+    world = World()
+    _, steps = run(world, 1, advantages=advantages, **PAIRS)
+    assert len(steps) == 6 and not {"prepare", "update value"} & set(world.events)
+    assert not any(key.startswith("value/update") for step in steps for key in step.metrics)

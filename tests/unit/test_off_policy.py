@@ -16,7 +16,7 @@ from scale_rlhf.algorithms.losses import ppo_policy_loss
 from scale_rlhf.config.schema import OverlapSection, PPOSection
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.training.batch import TrainingBatch
-from scale_rlhf.training.critic_free import group_advantages
+from scale_rlhf.training.critic_free import critic_free_advantages
 from scale_rlhf.training.off_policy import gap, importance_weights
 
 NAN = float("nan")
@@ -91,9 +91,10 @@ def test_group_advantages_are_grpos():
                       np.zeros(2, np.int32), ended=i != 3) for i in range(4)]
     reference = [np.full(2, -1.5, np.float32)] * 2 + [np.full(2, -1.0, np.float32)] * 2
     batch = TrainingBatch(samples, np.asarray([1.0, 3.0, 2.0, 2.0], np.float32), reference, kl_coefficient=0.1)
-    advantages, metrics = group_advantages(batch, PPOSection(scale_by_std=False, missing_end_penalty=-1.0))
+    advantages, metrics = critic_free_advantages(
+        batch, PPOSection(advantages="group_relative", scale_by_std=False, missing_end_penalty=-1.0))
     assert np.allclose([a[0] for a in advantages], [-1.0, 1.0, 0.5, -0.5])
     assert all(len(a) == 2 and a[0] == a[1] for a in advantages)
     assert metrics["kl"] == pytest.approx(0.5) and metrics["ended"] == 0.75
-    scaled, _ = group_advantages(batch, PPOSection(missing_end_penalty=None))
+    scaled, _ = critic_free_advantages(batch, PPOSection(advantages="group_relative", missing_end_penalty=None))
     assert np.allclose([a[0] for a in scaled], [-math.sqrt(0.5), math.sqrt(0.5), 0, 0], atol=1e-6)

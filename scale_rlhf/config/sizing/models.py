@@ -25,8 +25,7 @@ def roles(config: RunConfig, stage: str) -> list[str]:
         names = [_TRAINED[stage]] if stage in _TRAINED else []
     else:
         served = not (config.reward.function or config.reward.url)
-        critic = config.ppo.advantages == "gae"
-        names = ["rollout", *(["reward"] if served else []), "reference", "policy", *(["value"] if critic else [])]
+        names = ["rollout", *(["reward"] if served else []), "reference", "policy", *(["value"] if config.ppo.critic else [])]
     return [name for name in names if getattr(config, name).gpus]
 
 

@@ -41,8 +41,8 @@ HEALTH = (
     Metric("staleness/spanning_share", "staleness_spanning_share", "Share of samples with tokens of several versions.",
            "0 at staleness 0; else up to 1.", "–"),
     Metric("staleness/share_{age}", "staleness_share", "Share of samples that lag by so many versions.", "–", "–"),
-    Metric("queue/filtered", "samples_filtered", "Samples left out so far, since they could not be scored or made bad numbers.",
-           "0.", "Grows: ppo/filtered.jsonl has the reasons."),
+    Metric("queue/filtered", "samples_filtered", "Samples left out so far: they could not be scored, made bad numbers, or said "
+           "nothing.", "0; grows steadily with ppo.dynamic_sampling.", "Grows: ppo/filtered.jsonl has the reasons."),
     Metric("{role}/failed_tries", "reward_failed_tries", "Tries of a reward function or service that failed.", "0.",
            "Grows: the service is overloaded or the function raises; the run's output says what.", kind="counter"),
     Metric("{role}/failed_calls", "reward_failed_calls", "Calls that failed at the last try: their samples are left out.", "0.",

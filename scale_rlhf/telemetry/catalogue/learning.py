@@ -41,10 +41,12 @@ LEARNING = (
            fixed=VALUE),
     Metric("policy/entropy", "policy_entropy", "Entropy of the policy on its responses, nats a token.", "Falls slowly.",
            "Falls to 0 early: all answers become one; raise ppo.kl_coefficient, lower the learning rate."),
-    Metric("policy/clip_fraction", "policy_clip_fraction", "Share of tokens whose ratio PPO clipped.", "0.01 to 0.2.",
+    Metric("policy/clip_fraction", "policy_clip_fraction", "Share of tokens whose ratio the loss clipped.", "0.01 to 0.2.",
            "Above: lower the learning rate or ppo.epochs. 0 for long: the updates are too timid."),
     Metric("policy/approximate_kl", "policy_approximate_kl", "KL of an update, nats a token.", "Below 0.05.",
            "Above: lower the learning rate or ppo.epochs."),
+    Metric("policy/kl", "policy_kl", "KL to the reference as the loss takes it (ppo.kl_in: loss), nats a token.",
+           "That of kl over response_tokens.", "As for kl."),
     Metric("policy/ratio", "policy_ratio", "Mean ratio π/π_old over the updates.", "Within a few percent of 1.",
            "Away from 1: as for approximate_kl; at the first update of a run: look at parity_gap_max."),
     Metric("value/explained_variance", "value_explained_variance", "Share of the returns' variance that the values explain.",
@@ -58,6 +60,18 @@ LEARNING = (
     Metric("value/return", "value_return", "Mean return of a response's tokens.", "Follows reward_total.", "–"),
     Metric("value/advantage_deviation", "advantage_deviation", "Deviation of the advantages before whitening.",
            "Of one order of magnitude.", "Near 0: nothing to learn from; see reward_score_deviation."),
+    Metric("value/silent_share", "silent_share", "Share of responses whose advantage is 0, of methods without a value model.",
+           "Low; 0 with ppo.dynamic_sampling.", "High: prompts too hard or too easy; set ppo.dynamic_sampling, or raise "
+           "ppo.responses_per_prompt."),
+    Metric("value/baseline", "baseline_score", "Mean score of the greedy responses that ppo.advantages: remax compares with.",
+           "Rises with reward_score, and is above it.", "Below it for long: look at the greedy answers."),
+    Metric("baseline/responses", "baseline_responses", "Greedy responses of a step, which are compared with and not trained on.",
+           "One a prompt.", "–"),
+    Metric("sampling/silent_prompts", "silent_prompts", "Prompts that ppo.dynamic_sampling left out since the last step, as all "
+           "responses to them scored alike.", "A share of the batch.", "See the next."),
+    Metric("sampling/silent_share", "silent_prompts_share", "The same as a share of the prompts that were scored.",
+           "Below 0.5; rises as the policy learns the easy ones.", "Near 1: most of the rollout is thrown away; take prompts of "
+           "another difficulty, raise ppo.responses_per_prompt. Past limits.silent_groups in a row the run stops."),
     Metric("value/kl", "anchor_kl", "KL to the reference as the penalty takes it: with the anchor's log-probabilities, nats a "
            "response.", "Near kl.", "Far from it: samples are stale; see policy_gap_mean."),
     Metric("value/score", "trained_score", "Mean score of the batch as it was trained on.", "Equal to reward_score.", "–"),
