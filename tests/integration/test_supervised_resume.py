@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from scale_rlhf.config.load import load_config
-from scale_rlhf.config.schema import ModelSection, SupervisedSection
+from scale_rlhf.config.schema import ModelSection, RewardModelSection, SupervisedSection
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.training.layout import lay_out
 from scale_rlhf.training.resuming import CHECKPOINTS, going_on
@@ -43,15 +43,17 @@ def job(folder, start, settings, *, packed=False, reward=False) -> Job:
     texts = [random.integers(4, 300, random.integers(5, 20)).tolist() for _ in range(58)]
     if reward:
         rows = Dataset.from_dict({"chosen_ids": texts[:29], "rejected_ids": texts[29:], "margin": [0.5] * 29})
+        judged = {"texts": [texts[:2]], "targets": [[[1.0, 0.0]]], "lengths": [[3, 4]]}
     else:
         rows = Dataset.from_dict({"input_ids": texts[:29], "labels": [[-100] * 2 + text[2:] for text in texts[:29]]})
     if packed:
         rows = sft.packed(rows, 32)
-    section = SupervisedSection(**SETTINGS | settings)
+    section = (RewardModelSection if reward else SupervisedSection)(**SETTINGS | settings)
     layout = lay_out([20] * len(rows), section, 0)
     folder.mkdir()
     made = Job("reward" if reward else "language", section, ModelSection(), str(start), 0, layout, folder, folder / "out", packed)
-    write_inputs(made, AutoTokenizer.from_pretrained(start), rows, rows.select(range(3)))
+    held_out = Dataset.from_dict(judged) if reward else rows.select(range(3))
+    write_inputs(made, AutoTokenizer.from_pretrained(start), rows, held_out)
     return made
 
 
@@ -165,7 +167,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_model_bit_for_bit(cluster, tm
         assert (toy / stage / "progress.jsonl").read_text() == (whole.stage(stage) / "progress.jsonl").read_text()
         assert without_time(toy / "metrics" / f"{stage}.jsonl") == without_time(whole.metrics(stage))
         assert steps_in_tensorboard(toy / "tensorboard" / stage) == list(range(1, 51))
-        assert [path.name for path in (toy / stage).iterdir()] == ["progress.jsonl"]
+        told = ["progress.jsonl", "quality.json"] if stage == "reward" else ["progress.jsonl"]
+        assert sorted(path.name for path in (toy / stage).iterdir()) == told
     assert {stage["state"] for stage in json.loads((toy / "run.json").read_text())["stages"].values()} == {"done"}
 
 
