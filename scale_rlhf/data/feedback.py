@@ -38,6 +38,7 @@ def judgements(
         "binary": _judged,
     }[feedback]
     rows = [read(row, at) for at, row in read_rows(source, key)]
+    _check_rated(rows, aspects, source.path)
     if feedback == "binary":
         rows = _by_prompt(rows)
     elif feedback == "rankings" and not any(len(set(ranks)) > 1 for row in rows for ranks in row["targets"]):
@@ -55,22 +56,22 @@ def _rated(row: dict, at: str, aspects: Sequence[str]) -> dict:
     found = rated_responses(row, at)
     means = {aspect: [math.fsum(one) / len(one) if one else math.nan for one in ratings]
              for aspect, ratings in found["ratings"].items()}
-    return {**found, "targets": [_of_aspect(means, aspect, at, len(found["responses"])) for aspect in aspects or ("",)]}
+    if not aspects and "" not in means:
+        raise DataError(f"{at}: `ratings` are by aspect ({', '.join(means)}); say in reward_model.aspects which to learn")
+    if "" in means and aspects:
+        raise DataError(f"{at}: `ratings` are not by aspect, and reward_model.aspects asks for {aspects[0]!r}; expected "
+                        f"{{{aspects[0]!r}: [one entry a response]}}")
+    unrated = [math.nan] * len(found["responses"])
+    return {**found, "targets": [means.get(aspect, unrated) for aspect in aspects or ("",)], "aspects": list(means)}
 
 
-def _of_aspect(means: dict[str, list[float]], aspect: str, at: str, responses: int) -> list[float]:
-    """Means of one aspect; NaN where this row is not rated in it, as long as it is rated by aspects at all."""
-    if aspect in means:
-        return means[aspect]
-    named = [name for name in means if name]
-    if not aspect:
-        raise DataError(f"{at}: `ratings` are by aspect ({', '.join(named)}); say in reward_model.aspects which to learn")
-    if not named:
-        raise DataError(f"{at}: `ratings` are not by aspect, and reward_model.aspects asks for {aspect!r}; expected "
-                        f"{{{aspect!r}: [one entry a response]}}")
-    if hint := nearest(aspect, named):
-        raise DataError(f"{at}: `ratings` has no aspect {aspect!r} of reward_model.aspects; it has {', '.join(named)}{hint}")
-    return [math.nan] * responses
+def _check_rated(rows: Sequence[dict], aspects: Sequence[str], path: str) -> None:
+    """A row may lack an aspect; one that no row has is a wrong name."""
+    known = dict.fromkeys(aspect for row in rows for aspect in row.get("aspects", ()))
+    for aspect in aspects:
+        if aspect not in known:
+            raise DataError(f"{path}: no row is rated in {aspect!r}, which reward_model.aspects names; they are in "
+                            f"{', '.join(known)}{nearest(aspect, known)}")
 
 
 def _ranked(row: dict, at: str, aspects: Sequence[str]) -> dict:

@@ -1,4 +1,4 @@
-"""How good a reward model is on held-out responses: does it rank as people do, is it as sure as it may be, does it like length?"""
+"""How good a reward model is on held-out responses: does it rank as people do, is it rightly sure, does length sway it?"""
 
 import math
 from collections.abc import Sequence
