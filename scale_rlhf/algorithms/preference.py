@@ -26,12 +26,12 @@ def plackett_luce_loss(
     scores, ranks = visible(scores, mask), visible(ranks, mask)
     both = mask[..., :, None] & mask[..., None, :]
     tied = both & (ranks[..., :, None] == ranks[..., None, :])
-    place = tied.tril(-1).sum(-1)  # l of each response: the tied ones before it in the row
-    share = tied * (place / tied.sum(-1).clamp(min=1))[..., None].to(scores.dtype)
+    place = tied.tril(-1).sum(-1).to(scores.dtype)  # l of each response: the tied ones before it in the row
+    share = tied * (place / tied.sum(-1).clamp(min=1))[..., None]
     left = both & (ranks[..., None, :] >= ranks[..., :, None])
     left = left | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)  # nothing may be empty, behind the mask too
     terms = torch.where(left, scores[..., None, :] + torch.log1p(-share), -torch.inf).logsumexp(-1) - scores
-    terms = terms - torch.log1p(place.to(scores.dtype))
+    terms = terms - torch.log1p(place)
     return divided_sum(visible(terms, mask).sum(-1), mask.sum(-1) > 1, denominator)
 
 

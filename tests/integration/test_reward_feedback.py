@@ -18,8 +18,10 @@ from tests.integration.test_supervised import in_one_process, max_gap, numbers, 
 from tests.tiny import samples, tiny_policy
 
 WORDS = {1: "No. I do not know that place.", 2: "Ask me later.", 3: "The capital is Paris.", 4: "The capital of France is Paris."}
-SETTINGS = {"batch_size": 7, "microbatch": 3, "max_tokens": 64, "zero_stage": 2, "epochs": 2, "schedule": "constant"}
-SETTINGS["learning_rate"] = 3e-3
+SETTINGS = {
+    "batch_size": 7, "microbatch": 3, "max_tokens": 64, "zero_stage": 2, "epochs": 2, "schedule": "constant",
+    "learning_rate": 3e-3,
+}
 ASPECTS = ["helpful", "honest"]
 
 
