@@ -129,3 +129,31 @@ def test_keys_that_contradict_each_other(tmp_path, settings, said):
     (tmp_path / "run.yaml").write_text("{data: {practice: {}}, cluster: {cpus: 8}}")
     with pytest.raises(ConfigError, match=said):
         check(load_config(tmp_path / "run.yaml", settings))
+
+
+@pytest.mark.parametrize("settings", [{"feedback": "pairs", "minimum_gap": 2}, {"feedback": "ratings"}, {"feedback": "rankings"}])
+def test_evaluation_ranks_the_same_held_out_responses_whatever_the_model_learned_from(file, tmp_path, settings):
+    """Also those whose ratings are nearer than minimum_gap; the judge alone says which is better."""
+    from transformers import AutoTokenizer
+
+    from scale_rlhf.config.schema import RunConfig
+    from scale_rlhf.stages.evaluation_ranking import held_out_pairs
+    from tests.tiny import tiny_tokenizer
+
+    class Verdict:
+        def __init__(self, score):
+            self.score = score
+
+    source = file(*({"prompt": f"Question {place}?", "responses": ["a", "b", "c"], "ratings": [1, 2, 4]} for place in range(40)))
+    config = RunConfig(data={"preferences": source.path, "hold_out": 0.2}, reward_model=settings)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer(tmp_path / "tokenizer"))
+    found = held_out_pairs(config, None, tokenizer, lambda asked, text: Verdict({"a": 3, "b": 1, "c": 2}[text]))
+    said = [tokenizer.decode(sample.response_ids.tolist(), skip_special_tokens=True) for sample in found.samples]
+    assert len(said) >= 6 and set(zip(said[::2], said[1::2], strict=True)) == {("a", "b"), ("a", "c"), ("c", "b")}
+    assert {sample.prompt.row["prompt"] for sample in found.samples} < {f"Question {place}?" for place in range(40)}
+
+
+def test_a_member_that_is_not_there_is_told_by_its_key(tmp_path):
+    (tmp_path / "run.yaml").write_text("{data: {practice: {}}, cluster: {cpus: 8}, reward: {ensemble: [./nowhere]}}")
+    with pytest.raises(ConfigError, match=r"reward\.ensemble\.0: "):
+        check(load_config(tmp_path / "run.yaml"))
