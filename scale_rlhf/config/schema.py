@@ -225,7 +225,7 @@ class RewardSection(FrozenRole):
     model: str | None = Field(None, description="Folder or hub name of a sequence-classification model.")
     function: str | None = Field(None, description="Import path of a Python function, package.module:name.")
     url: str | None = Field(None, description="Address of an HTTP service.")
-    aspects: dict[Aspect, float] = Field({}, description="Weight of each aspect of a model that scores several; one that is not named weighs 0. {}: their mean.")
+    aspects: dict[str, float] = Field({}, description="Weight of each aspect of a model that scores several; one that is not named weighs 0. {}: their mean.")
     ensemble: list[str] = Field([], description="Folders or hub names of further models that score beside `model`, in the same processes.")
     combine: Literal["mean", "worst", "mean_minus_deviation"] = Field("mean", description="Of the scores of an ensemble: their mean, the least, or the mean less deviation_coefficient times their standard deviation.")
     deviation_coefficient: NonNegativeFloat = Field(1.0, description="Of combine: mean_minus_deviation.")
