@@ -1,5 +1,6 @@
 """Tiny random models, tokenizers and samples for tests: Hugging Face folders in the shape of Qwen3."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,14 +56,16 @@ def tiny_policy(
 
 def tiny_classifier(
     folder: Path, *, vocabulary: int = 320, tied: bool = True, seed: int = 1, hidden: int = 64, layers: int = 2,
-    tokenizer: bool = True,
+    tokenizer: bool = True, labels: Sequence[str] = (),
 ) -> Path:
-    """A sequence-classification model with one label and random weights: a reward model, or the start of a value model."""
+    """A sequence-classification model with random weights: a reward model (labels: its aspects), or a value model's start."""
     from transformers import Qwen3ForSequenceClassification
 
     torch.manual_seed(seed)
     config = tiny_config(vocabulary, tied, hidden, layers)
-    config.num_labels = 1
+    config.num_labels = len(labels) or 1
+    if labels:
+        config.id2label, config.problem_type = dict(enumerate(labels)), "regression"
     return _save(Qwen3ForSequenceClassification(config), folder, vocabulary if tokenizer else None)
 
 

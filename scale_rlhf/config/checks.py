@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 
@@ -44,7 +45,8 @@ def check(
         raise ConfigError(f"run.stages: expected some of {', '.join(_ORDER)}; found {', '.join(map(repr, unknown))}")
     notes: list[str] = list(noted(config))
     mistakes = [
-        *_stages(config, stages, earlier), *_training(config), *_reward(config, stages, earlier), *_reinforcement(config, stages),
+        *_stages(config, stages, earlier), *_training(config), *_feedback(config), *_reward(config, stages, earlier),
+        *_reinforcement(config, stages),
         *_overlap(config),
         *_scratch(config), *_data(config, stages), *_import_paths(config), *_attention(config, stages), *_cluster(config, starts),
         *_telemetry(config, starts), *refused(config), *check_models(config, stages, notes), *_sizes(config, stages, notes),
@@ -83,6 +85,17 @@ def _training(config: RunConfig) -> Iterator[str]:
             yield f"{name}.betas: expected two numbers of at least 0 and less than 1; found {list(section.betas)}"
 
 
+def _feedback(config: RunConfig) -> Iterator[str]:
+    section, weights = config.reward_model, config.reward.aspects
+    if twice := sorted({aspect for aspect in section.aspects if section.aspects.count(aspect) > 1}):
+        yield f"reward_model.aspects: expected each name once; found {', '.join(twice)} more than once"
+    if section.aspects and section.feedback in ("pairs", "binary"):
+        yield (f"reward_model.aspects: feedback: {section.feedback} has no aspects; set reward_model.feedback to ratings or "
+               "rankings, or leave reward_model.aspects out")
+    if weights and not any(weights.values()):
+        yield "reward.aspects: every weight is 0, and so every score would be; give one that is not"
+
+
 def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Iterator[str]:
     reward = config.reward
     given = [key for key in ("model", "function", "url") if getattr(reward, key)]
@@ -95,6 +108,15 @@ def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Ite
     if not given and "reward" not in (*stages, *earlier):
         yield ("reward: there is no reward: stage reward is not among the stages, and reward.model, reward.function and "
                "reward.url are null. Give one of them, such as reward.model=runs/NAME/models/reward")
+    made = config.reward_model.aspects if "reward" in (*stages, *earlier) and not given else []
+    if made and (unknown := [aspect for aspect in reward.aspects if aspect not in made]):
+        near = get_close_matches(unknown[0], made, n=1)
+        yield (f"reward.aspects: expected some of reward_model.aspects ({', '.join(made)}); found {unknown[0]}"
+               f"{f'; did you mean {near[0]}?' if near else ''}")
+    critic = config.ppo.critic and config.value.initial == "reward" and config.value.model is None
+    if len(made) > 1 and critic:
+        yield (f"value.initial: the value model has one number a token, and the reward model that this run makes has {len(made)} "
+               "(reward_model.aspects); set value.initial=policy, or value.model")
     if config.ppo.critic and config.value.initial == "reward" and config.value.model is None and (reward.function or reward.url):
         yield ("value.initial: the value model cannot start from the reward model where the reward is a function or a service; "
                "set value.initial=policy, or value.model")

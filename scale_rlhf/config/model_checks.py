@@ -32,7 +32,7 @@ def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> 
         yield from _code(config, key, model)
         if model.local and (problem := pickled_weights(model.path)):
             yield f"{key}: {problem}"
-        if key != "reward.model":
+        if not key.startswith("reward."):
             yield from _tokenizer(config, key, model)
     if "ppo" in stages or "evaluate" in stages:
         yield from _engine(config, files | sizes)
@@ -70,6 +70,8 @@ def _given(config: RunConfig, stages: Sequence[str]) -> Iterator[tuple[str, str]
         path = section.path if key == "model" else section.model
         if path:
             yield f"{key}.path" if key == "model" else f"{key}.model", path
+    if "reward" in used:
+        yield from ((f"reward.ensemble.{place}", path) for place, path in enumerate(config.reward.ensemble))
 
 
 def _code(config: RunConfig, key: str, model: ModelFiles) -> Iterator[str]:

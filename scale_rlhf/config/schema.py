@@ -23,6 +23,8 @@ Dtype = Literal["float32", "bfloat16"]
 ZeroStage = Literal[0, 1, 2, 3]
 Schedule = Literal["constant", "linear", "cosine"]
 StageName = Literal["base", "sft", "reward", "ppo", "evaluate"]
+Feedback = Literal["pairs", "ratings", "rankings", "binary"]
+Aspect = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
 class Section(BaseModel):
@@ -164,8 +166,10 @@ class SftSection(SupervisedSection):
 
 
 class RewardModelSection(SupervisedSection):
-    margin: bool = Field(True, description="Add the difference of the ratings to the loss as a margin (Llama 2), where there are ratings.")
-    minimum_gap: NonNegativeFloat = Field(0.5, description="Pairs are made of responses whose mean ratings differ by at least this.")
+    feedback: Feedback = Field("pairs", description="What `data.preferences` holds and the model learns. pairs: chosen and rejected, or all pairs of rated responses (Bradley–Terry). ratings: the score is the mean rating (regression). rankings: `ranking` or `ranks`, or ratings put in order (Plackett–Luce). binary: `response` and `good` (logistic).")
+    aspects: list[Aspect] = Field([], description="Keys of `ratings` by aspect, such as [helpful, honest]: one head each, mixed by reward.aspects. []: one score. For ratings and rankings.")
+    margin: bool = Field(True, description="Of pairs: add the difference of the ratings to the loss as a margin (Llama 2), where there are ratings.")
+    minimum_gap: NonNegativeFloat = Field(0.5, description="Pairs, those that the model is judged by too, are made of responses whose mean ratings differ by at least this.")
 
 
 class EngineRange(Section):
@@ -216,13 +220,17 @@ class RolloutSection(Placed):
 class RewardSection(FrozenRole):
     """Exactly one of model, function and url; all null: the model that the reward stage made.
 
-    Only a model has workers, dtype, tokens_per_batch and max_wait_ms; only a function or a service has timeout_seconds,
-    retries and retry_seconds.
+    Only a model has workers, dtype, tokens_per_batch, max_wait_ms, aspects and an ensemble; only a function or a service has
+    timeout_seconds, retries and retry_seconds.
     """
 
     model: str | None = Field(None, description="Folder or hub name of a sequence-classification model.")
     function: str | None = Field(None, description="Import path of a Python function, package.module:name.")
     url: str | None = Field(None, description="Address of an HTTP service.")
+    aspects: dict[str, float] = Field({}, description="Weight of each aspect of a model that scores several; one that is not named weighs 0. {}: their mean.")
+    ensemble: list[str] = Field([], description="Folders or hub names of further models that score beside `model`, in the same processes.")
+    combine: Literal["mean", "worst", "mean_minus_deviation"] = Field("mean", description="Of the scores of an ensemble: their mean, the least, or the mean less deviation_coefficient times their standard deviation.")
+    deviation_coefficient: NonNegativeFloat = Field(1.0, description="Of combine: mean_minus_deviation.")
     timeout_seconds: PositiveFloat = Field(60.0, description="Of one try of a call of a function or service.")
     retries: int = Field(3, ge=0, le=20, description="Further tries of a call of a function or service that failed, came too late or gave nonsense; after them its samples are left out, and counted.")
     retry_seconds: float = Field(0.25, ge=0, le=60, description="Wait before the first further try; twice as long before each that follows, but at most a minute.")

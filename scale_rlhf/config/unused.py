@@ -8,7 +8,8 @@ from pathlib import Path
 from scale_rlhf.config.methods import ADVANTAGES, readers
 from scale_rlhf.config.schema import RunConfig
 
-_SERVED = ("workers", "dtype", "tokens_per_batch", "max_wait_ms")  # of a model that a reward server holds
+# Of a model that a reward server holds.
+_SERVED = ("workers", "dtype", "tokens_per_batch", "max_wait_ms", "aspects", "ensemble", "combine", "deviation_coefficient")
 _CALLED = ("timeout_seconds", "retries", "retry_seconds")  # of a function or a service
 _PLACED = ("labels", "resources", "placement")
 _OWN_CLUSTER = ("cpus", "gpus", "object_store_gb", "dashboard")
@@ -24,6 +25,8 @@ def refused(config: RunConfig) -> Iterator[str]:
         yield from _set(config, "reward", keys, "reward.url is a service, and no process of this run is behind it")
     else:
         yield from _set(config, "reward", _CALLED, "it is for a reward.function or reward.url; a model has limits.score_seconds")
+        yield from _ensemble(config)
+    yield from _feedback(config)
     if not reward.retries:
         yield from _set(config, "reward", ("retry_seconds",), "with reward.retries: 0 nothing is tried again")
     yield from _algorithm(config)
@@ -40,6 +43,22 @@ def refused(config: RunConfig) -> Iterator[str]:
     for name in ("base_text", "instructions", "preferences", "prompts", "evaluation"):
         if (source := getattr(config.data, name)) and source.split != "train" and Path(source.path).is_file():
             yield f"data.{name}.split: it is for hub names, and {source.path} is a file; found {source.split}. Leave it out"
+
+
+def _ensemble(config: RunConfig) -> Iterator[str]:
+    reward = config.reward
+    if not reward.ensemble:
+        yield from _set(config, "reward", ("combine",), "reward.ensemble is empty, and one model's score is what it is")
+    if reward.combine != "mean_minus_deviation":
+        yield from _set(config, "reward", ("deviation_coefficient",), "it is for reward.combine: mean_minus_deviation")
+
+
+def _feedback(config: RunConfig) -> Iterator[str]:
+    feedback = config.reward_model.feedback
+    if feedback != "pairs":
+        yield from _set(config, "reward_model", ("margin",), f"reward_model.feedback: {feedback} has no margin")
+    if feedback in ("rankings", "binary"):
+        yield from _set(config, "reward_model", ("minimum_gap",), f"reward_model.feedback: {feedback} has no gap of ratings")
 
 
 def _algorithm(config: RunConfig) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Every file of data read once before a run starts: form, columns, and the length of its prompts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from pathlib import Path
 
 from scale_rlhf.config.schema import RunConfig
@@ -32,7 +32,7 @@ def _training_rows(config: RunConfig, sources: ResolvedSources, stages: list[str
     if "sft" in stages:
         readers["instructions"] = sources.training_instructions
     if "reward" in stages:
-        readers["preferences"] = lambda: sources.preference_split()[0]
+        readers["preferences"] = lambda: _feedback(config, sources)
     for name, reader in readers.items():
         try:
             if not len(reader()):
@@ -41,6 +41,12 @@ def _training_rows(config: RunConfig, sources: ResolvedSources, stages: list[str
             mistakes.append(str(error))
     if mistakes:
         raise DataError("\n".join(mistakes))
+
+
+def _feedback(config: RunConfig, sources: ResolvedSources) -> Sized:
+    if config.reward_model.feedback == "pairs":
+        return sources.preference_split()[0]
+    return sources.feedback_split(config.reward_model)[0]
 
 
 def _prompt_lengths(config: RunConfig, sources: ResolvedSources, stages: list[str], notes: list[str]) -> None:

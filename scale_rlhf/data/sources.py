@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scale_rlhf.config.schema import DataSource, RunConfig
+from scale_rlhf.config.schema import DataSource, RewardModelSection, RunConfig
 from scale_rlhf.data import read
+from scale_rlhf.data.feedback import judgements
 from scale_rlhf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ class ResolvedSources:
     def preference_split(self) -> tuple[datasets.Dataset, datasets.Dataset]:
         """Preference pairs to train on, and held-out ones: Dataset[messages, chosen, rejected, margin] each."""
         rows = read.preferences(self.need("preferences"), self.minimum_gap)
+        return self._selected(rows, rows, lambda row: row["messages"])
+
+    def feedback_split(self, section: RewardModelSection) -> tuple[datasets.Dataset, datasets.Dataset]:
+        """What raters said, but for pairs, to train on and held out: Dataset[messages, responses, targets] (data/feedback.py)."""
+        rows = judgements(self.need("preferences"), section.feedback, section.aspects)
         return self._selected(rows, rows, lambda row: row["messages"])
 
     def training_prompts(self) -> list[dict]:

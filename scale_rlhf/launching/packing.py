@@ -163,6 +163,7 @@ def _paths(config: RunConfig) -> Iterator[tuple[str, str]]:
     given = {"model.path": config.model.path, "model.chat_template": config.model.chat_template}
     roles = ("base", "sft", "reward_model", "policy", "value", "reference", "reward")
     given |= {f"{role}.model": getattr(config, role).model for role in roles}
+    given |= {f"reward.ensemble.{place}": path for place, path in enumerate(config.reward.ensemble)}
     sources = ("base_text", "instructions", "preferences", "prompts", "evaluation")
     given |= {f"data.{name}": source.path for name in sources if (source := getattr(config.data, name))}
     yield from ((key, path) for key, path in given.items() if path)

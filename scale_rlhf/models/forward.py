@@ -31,7 +31,10 @@ def response_values(model: nn.Module, pack: Pack) -> torch.Tensor:
 
 
 def sample_scores(model: nn.Module, pack: Pack) -> torch.Tensor:
-    """Score of each sample, read at its last real token: float32 [S]. model: a ScalarHead, or an engine around one."""
+    """Score of each sample, read at its last real token: float32 [S], or [S, A] of a model with A of them.
+
+    model: a ScalarHead, for several scores ScoreHeads, or an engine around one.
+    """
     return model(**_inputs(pack), keep=pack.last).float()
 
 
@@ -67,8 +70,8 @@ def _inputs(pack: Pack) -> dict:
     return {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "attention_mask": None, "use_cache": False}
 
 
-class ScalarHead(nn.Module):
-    """One number a token from a sequence-classification model, so that what is trained is what is saved.
+class ScoreHeads(nn.Module):
+    """The numbers of a token from a sequence-classification model, one a label, so that what is trained is what is saved.
 
     The library's own forward takes the last token that is not padding, which a packed row does not have;
     here the caller says which positions to keep.
@@ -79,9 +82,17 @@ class ScalarHead(nn.Module):
         self.classifier = classifier
 
     def forward(self, input_ids, position_ids, attention_mask, use_cache, keep) -> torch.Tensor:
-        """keep: [K] places, counted through all rows. Returns [K]."""
+        """keep: [K] places, counted through all rows. Returns [K, labels]."""
         backbone = self.classifier.base_model
         hidden = backbone(
             input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=use_cache,
         ).last_hidden_state.flatten(0, 1)[keep]
-        return self.classifier.score(hidden)[:, 0]
+        return self.classifier.score(hidden)
+
+
+class ScalarHead(ScoreHeads):
+    """The same with one label."""
+
+    def forward(self, *inputs, **named) -> torch.Tensor:
+        """Arguments as above. Returns [K]."""
+        return super().forward(*inputs, **named)[:, 0]

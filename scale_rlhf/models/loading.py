@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from scale_rlhf.config.model_files import pickled_weights
 from scale_rlhf.config.places import is_local
 from scale_rlhf.disk import writing
 from scale_rlhf.errors import ConfigError
-from scale_rlhf.models.forward import ScalarHead
+from scale_rlhf.models.forward import ScalarHead, ScoreHeads
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -38,18 +38,42 @@ def load_scalar(
     weights from N(0, 1/(d + 1)), d the hidden size, drawn from `seed` (Stiennon et al. 2020). Raises ConfigError
     where there is no model, or a classifier with more than one label.
     """
-    from transformers import AutoModelForSequenceClassification
-
     config = model_config(path, trust_remote_code)
     classifies = is_classifier(config)
     if classifies and config.num_labels != 1:
         raise ConfigError(f"{path}: expected a model with one score (num_labels 1), found {config.num_labels} labels; "
                           "name a reward model, or a causal language model to put a new head on")
     config.num_labels = 1
-    model = _from_pretrained(AutoModelForSequenceClassification, path, config, dtype, attention, trust_remote_code)
+    model = _classifier(path, config, dtype, attention, trust_remote_code)
     if not classifies:
         _new_head(model.score, seed)
     return ScalarHead(model)
+
+
+def load_aspects(
+    path: str, aspects: Sequence[str], *, dtype: str = "float32", attention: str = "sdpa", trust_remote_code: bool = False,
+    seed: int = 0,
+) -> nn.Module:
+    """A sequence-classification model with one label for each of `aspects`, named in its id2label; the rest as `load_scalar`.
+
+    Raises ConfigError also where a classifier has other labels.
+    """
+    config = model_config(path, trust_remote_code)
+    classifies, named = is_classifier(config), dict(enumerate(aspects))
+    if classifies and config.id2label != named:
+        raise ConfigError(f"{path}: expected a model with the labels {', '.join(aspects)} (reward_model.aspects), found "
+                          f"{', '.join(config.id2label.values())}; name such a model, or a causal language model")
+    config.id2label, config.label2id = named, {name: place for place, name in named.items()}
+    config.problem_type = "regression"  # scores: a pipeline must make no probabilities of them
+    model = _classifier(path, config, dtype, attention, trust_remote_code)
+    if not classifies:
+        _new_head(model.score, seed)
+    return model
+
+
+def load_scores(path: str, *, dtype: str = "float32", attention: str = "sdpa", trust_remote_code: bool = False) -> ScoreHeads:
+    """A sequence-classification model as it is, with as many scores as it has labels. Raises ConfigError where there is none."""
+    return ScoreHeads(_classifier(path, model_config(path, trust_remote_code), dtype, attention, trust_remote_code))
 
 
 def is_classifier(config) -> bool:
@@ -97,10 +121,10 @@ def save(
 ) -> None:
     """Write a Hugging Face folder: safetensors, configuration and, from another folder or the hub, the tokenizer.
 
-    model: a transformers model or a ScalarHead. state: gathered weights by Hugging Face name, for a sharded
+    model: a transformers model, or heads around one. state: gathered weights by Hugging Face name, for a sharded
     model; None: the model's own. Tied duplicates are left out, as transformers does.
     """
-    model = model.classifier if isinstance(model, ScalarHead) else model
+    model = model.classifier if isinstance(model, ScoreHeads) else model
     model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
     if tokenizer_from is not None:
         tokenizer_of(tokenizer_from, trust_remote_code).save_pretrained(folder)
@@ -150,6 +174,12 @@ def model_config(path: str, trust_remote_code: bool = False):
         if name.endswith(("dropout", "_pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)
     return config
+
+
+def _classifier(path: str, config, dtype: str, attention: str, trust_remote_code: bool) -> nn.Module:
+    from transformers import AutoModelForSequenceClassification
+
+    return _from_pretrained(AutoModelForSequenceClassification, path, config, dtype, attention, trust_remote_code)
 
 
 def _from_pretrained(kind, path: str, config, dtype: str, attention: str, trust_remote_code: bool) -> nn.Module:

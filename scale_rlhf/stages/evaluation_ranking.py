@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from scale_rlhf.config.schema import RunConfig
+    from scale_rlhf.data.sources import ResolvedSources
     from scale_rlhf.orchestration.run_folder import RunFolder
 
 MAX_PAIRS = 1000
@@ -44,16 +46,24 @@ def held_out_pairs(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTo
     found = sources(config, folder)
     if judge is None or found.preferences is None or not config.data.hold_out:
         return RankedPairs([])
-    _, rows = replace(found, minimum_gap=1e-6).preference_split()
     samples: list[Sample] = []
-    for row in rows:
+    for row, responses in _held_out(config, found):
         asked = row["messages"][-1]["content"]
-        texts = sorted((row["chosen"], row["rejected"]), key=lambda text: -judge(asked, text).score)
+        texts = sorted(responses, key=lambda text: -judge(asked, text).score)
         if judge(asked, texts[0]).score > judge(asked, texts[1]).score:
             samples += [_sample(tokenizer, row["messages"], text) for text in texts]
         if len(samples) >= 2 * MAX_PAIRS:
             break
     return RankedPairs(samples)
+
+
+def _held_out(config: RunConfig, found: ResolvedSources) -> Iterator[tuple[dict, tuple[str, str]]]:
+    """Row and two of its responses, whatever form the feedback has."""
+    if config.reward_model.feedback == "pairs":
+        yield from ((row, (row["chosen"], row["rejected"])) for row in replace(found, minimum_gap=1e-6).preference_split()[1])
+    else:
+        for row in found.feedback_split(config.reward_model)[1]:
+            yield from ((row, two) for two in combinations(row["responses"], 2))
 
 
 def _sample(tokenizer: PreTrainedTokenizerBase, messages: list[dict], text: str) -> Sample:

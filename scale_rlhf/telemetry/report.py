@@ -10,6 +10,7 @@ from scale_rlhf.telemetry.charts import OVERLAP, QUALITY, SUPERVISED, TRAINING, 
 from scale_rlhf.telemetry.measures import conclusions, measured, model_name
 from scale_rlhf.telemetry.metrics import read_jsonl, read_metrics
 from scale_rlhf.telemetry.report_style import STYLE
+from scale_rlhf.telemetry.reward_report import reward_section
 from scale_rlhf.telemetry.timeline import read_lanes
 
 STAGES = ("base", "sft", "reward", "ppo", "evaluate")
@@ -36,6 +37,7 @@ def write_report(folder: Any) -> Path:
         *draw_timeline(_lanes(path / "timeline.json")),
         _charts("How far rollouts and updates overlap", draw(OVERLAP, metrics)),
         _charts("The stages before", draw(SUPERVISED, metrics)),
+        reward_section(_json(path / "reward" / "quality.json")),
         _stages(state),
         _folded("Configuration, resolved", _text(path / "config.yaml")),
         _folded("Versions, machine and seeds", json.dumps(environment, indent=2, ensure_ascii=False) if environment else ""),

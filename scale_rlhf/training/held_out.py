@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from datasets import Dataset
 
+from scale_rlhf.config.schema import SupervisedSection
+from scale_rlhf.training.judged_trainer import padded
+from scale_rlhf.training.reward_quality import Judged, quality
 
-def measure(trainer, kind: str, rows: Dataset, microbatch: int) -> dict[str, float]:
-    """`language`: held_out_loss (nats a labelled token) and perplexity. `reward`: accuracy, calibration_error and pairs.
+
+def measure(trainer, kind: str, rows: Dataset, section: SupervisedSection) -> dict[str, Any]:
+    """`language`: held_out_loss (nats a labelled token) and perplexity. Reward models: see reward_quality.quality.
 
     trainer: of TRL, trained; all ranks call together. No rows: nothing is measured, {}.
     """
@@ -19,20 +24,9 @@ def measure(trainer, kind: str, rows: Dataset, microbatch: int) -> dict[str, flo
         return {}
     trainer.model.eval()
     with torch.no_grad():
-        return _reward(trainer, rows, microbatch) if kind == "reward" else _language(trainer, rows, microbatch)
-
-
-def calibration_error(margins: torch.Tensor, bins: int = 10) -> float:
-    """Expected calibration error of the predicted win probability σ(margin) of held-out pairs [n], chosen minus rejected.
-
-    Pairs are binned by the confidence in the likelier answer, in [½, 1]; each bin's mean confidence is set against the
-    share of pairs in which that answer was the chosen one (Guo et al. 2017).
-    """
-    confidence = torch.sigmoid(margins.abs().double())
-    right = (margins > 0).double() + 0.5 * (margins == 0).double()
-    places = ((confidence - 0.5) * 2 * bins).long().clamp(max=bins - 1)
-    gaps = [(confidence[places == b] - right[places == b]).sum().abs() for b in range(bins)]
-    return float(sum(gaps)) / len(margins)
+        if kind == "language":
+            return _language(trainer, rows, section.microbatch)
+        return quality(_judged(trainer, rows, section.microbatch), section)
 
 
 def _language(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
@@ -47,16 +41,13 @@ def _language(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
     return {"held_out_loss": loss, "perplexity": math.exp(loss)}
 
 
-def _reward(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
-    margins = []
+def _judged(trainer, rows: Dataset, microbatch: int) -> list[Judged]:
+    found = []
     for batch, weight in _shares(rows, microbatch):
-        inputs = trainer._prepare_inputs(trainer.data_collator(batch))
-        outputs = trainer.model_wrapped(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        chosen, rejected = outputs.logits[:, 0].float().chunk(2)
-        margins += (chosen - rejected).tolist() if weight else []
-    margins = torch.tensor([margin for part in _gathered(margins) for margin in part])
-    accuracy = float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
-    return {"accuracy": accuracy, "calibration_error": calibration_error(margins), "pairs": len(margins)}
+        inputs = trainer._prepare_inputs(padded(batch, trainer.processing_class.pad_token_id))
+        scores = trainer.model_wrapped(**inputs, use_cache=False).logits.float().cpu().split([len(row["texts"]) for row in batch])
+        found += [Judged(one.T.tolist(), row["targets"], row["lengths"]) for one, row in zip(scores, batch, strict=True)] * weight
+    return [one for part in _gathered(found) for one in part]
 
 
 def _shares(rows: Dataset, microbatch: int) -> Iterator[tuple[list[dict], int]]:

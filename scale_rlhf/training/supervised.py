@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from scale_rlhf.orchestration.run_folder import RunFolder
 
-Kind = Literal["language", "reward"]
+Kind = Literal["language", "reward", "judged"]
 PROGRESS_FILE = "progress.jsonl"
 _SECTIONS = {"reward": "reward_model"}  # of the configuration, where it is not called as the stage is
 
@@ -60,13 +60,14 @@ class Job:
 def train(
     kind: Kind, config: RunConfig, folder: RunFolder, stage: str, *, section: SupervisedSection, start: str | None,
     tokenizer: PreTrainedTokenizerBase, rows: Dataset, held_out: Dataset, packed: bool = False,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train, show progress, keep metrics/STAGE.jsonl, and leave the model with its tokenizer in models/STAGE.
 
     Goes on from the stage's last checkpoint where there is one.
 
     rows, held_out: tokens; `language` rows have input_ids and labels (-100 where there is no loss), `reward` rows have
-    chosen_ids, rejected_ids and margin. Returns the mean loss of the last tenth of the steps, what the worker measured
+    chosen_ids, rejected_ids and margin, `judged` rows and what is held out for `reward` have texts, targets and lengths
+    (stages/reward_model.py). Returns the mean loss of the last tenth of the steps, what the worker measured
     on `held_out`, the number of parameters and the seconds. Raises RunError with a worker's last words if one fails.
     """
     if len(rows) == 0:
@@ -113,6 +114,8 @@ def _keep_progress(job: Job) -> None:
 
 
 def _lengths(rows: Dataset) -> list[int]:
+    if "texts" in rows.column_names:
+        return [max(len(ids) for ids in texts) for texts in rows["texts"]]
     columns = [rows[name][:] for name in ("input_ids", "chosen_ids", "rejected_ids") if name in rows.column_names]
     return [max(len(ids) for ids in row) for row in zip(*columns, strict=True)]
 

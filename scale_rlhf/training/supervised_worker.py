@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import warnings
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ _NO_MARGIN = -1e9  # logsigmoid(c - r + 1e9) is 0, and so is its gradient: a pai
 _SHOWN = ("loss", "learning_rate", "grad_norm", "accuracy", "margin", "mean_token_accuracy", "entropy")
 
 
-def work(loop_config: dict) -> dict[str, float] | None:
+def work(loop_config: dict) -> dict | None:
     """Train as job says, save the model, and measure it on the held-out rows. Rank 0 returns the measures."""
     job: Job = loop_config["job"]
     _prepare_process(job)
@@ -35,7 +36,7 @@ def work(loop_config: dict) -> dict[str, float] | None:
     trainer = _trainer(job, tokenizer, rows)
     trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
     _save(trainer, job, tokenizer)
-    measures = measure(trainer, job.kind, load_from_disk(job.work / "held_out"), job.section.microbatch)
+    measures = measure(trainer, job.kind, load_from_disk(job.work / "held_out"), job.section)
     if trainer.is_world_process_zero():
         parameters = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters())
         return {**measures, "parameters": parameters}
@@ -72,6 +73,8 @@ def _in_order(rows: Dataset, job: Job, end: int) -> Dataset:
             empty |= {"seq_lengths": [[1]]}
         if job.kind == "reward":
             empty = {"chosen_ids": [[end]], "rejected_ids": [[end]], "margin": [_NO_MARGIN]}
+        if job.kind == "judged":
+            empty = {"texts": [[[end]]], "targets": [[[math.nan]] * len(rows[0]["targets"])], "lengths": [[1]]}
         order = order.copy()
         order[order == FILLER] = len(rows)
         rows = concatenate_datasets([rows, Dataset.from_dict(empty, features=rows.features)])
@@ -79,17 +82,18 @@ def _in_order(rows: Dataset, job: Job, end: int) -> Dataset:
 
 
 def _trainer(job: Job, tokenizer, rows: Dataset):
+    from scale_rlhf.training.judged_trainer import JudgedStageTrainer
     from scale_rlhf.training.trl_trainers import Checkpoints, RewardStageTrainer, SupervisedStageTrainer, arguments
 
     trainer_args = arguments(job)  # first: under ZeRO 3 it makes models load in parts
-    kind = RewardStageTrainer if job.kind == "reward" else SupervisedStageTrainer
+    kind = {"language": SupervisedStageTrainer, "reward": RewardStageTrainer, "judged": JudgedStageTrainer}[job.kind]
     trainer = kind(job, model=_model(job, tokenizer), args=trainer_args, train_dataset=rows, processing_class=tokenizer,
                    callbacks=[_progress(job), Checkpoints(job)])
     return trainer
 
 
 def _model(job: Job, tokenizer):
-    from scale_rlhf.models.loading import load_causal, load_scalar
+    from scale_rlhf.models.loading import load_aspects, load_causal, load_scalar
     from scale_rlhf.models.scratch import scratch_model
     from scale_rlhf.training.deepspeed_config import weights_dtype
 
@@ -97,7 +101,9 @@ def _model(job: Job, tokenizer):
         return scratch_model(job.model.scratch, tokenizer, job.seed, job.model.attention)
     model = job.model
     options = {"dtype": weights_dtype(job.section), "attention": model.attention, "trust_remote_code": model.trust_remote_code}
-    if job.kind == "reward":
+    if job.kind == "judged" and job.section.aspects:
+        return load_aspects(job.start, job.section.aspects, seed=job.seed, **options)
+    if job.kind != "language":
         return load_scalar(job.start, seed=job.seed, **options).classifier
     return load_causal(job.start, **options)
 

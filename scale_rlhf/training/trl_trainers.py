@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from transformers import AutoConfig, PrinterCallback, TrainerCallback
+from transformers import AutoConfig, PrinterCallback, TrainerCallback, TrainingArguments
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from scale_rlhf.training.deepspeed_config import deepspeed_config, learning_rate_factor, optimizer
@@ -14,15 +14,15 @@ from scale_rlhf.training.resuming import CHECKPOINTS, seal_checkpoint
 from scale_rlhf.training.supervised import Job
 
 
-def arguments(job: Job) -> SFTConfig | RewardConfig:
-    """TRL's arguments. The order of the rows, the optimizer and the schedule are ours, so theirs are left out."""
+def arguments(job: Job) -> TrainingArguments:
+    """The trainer's arguments. The order of the rows, the optimizer and the schedule are ours, so theirs are left out."""
     section, layout = job.section, job.layout
     common = {
         "output_dir": str(job.work / CHECKPOINTS), "seed": job.seed, "per_device_train_batch_size": layout.per_device,
         "max_steps": layout.steps, "gradient_accumulation_steps": layout.accumulation,
         "max_grad_norm": section.max_gradient_norm, "gradient_checkpointing": section.gradient_checkpointing,
         "bf16": section.dtype == "bfloat16" and not section.autocast, "use_cpu": not section.gpus,
-        "deepspeed": _deepspeed(job), "train_sampling_strategy": "sequential", "max_length": None,
+        "deepspeed": _deepspeed(job), "train_sampling_strategy": "sequential",
         "logging_steps": 1, "report_to": [], "disable_tqdm": True, "log_level": "error",
         "dataloader_pin_memory": bool(section.gpus),
     }
@@ -30,6 +30,9 @@ def arguments(job: Job) -> SFTConfig | RewardConfig:
         common |= {"save_strategy": "no"}
     else:  # two: the older one is whole while the newer one is written
         common |= {"save_strategy": "steps", "save_steps": section.save_every, "save_total_limit": 2}
+    if job.kind == "judged":  # rows of columns that no model knows
+        return TrainingArguments(**common, remove_unused_columns=False)
+    common["max_length"] = None
     if job.kind == "reward":
         return RewardConfig(**common)
     return SFTConfig(**common, packing=job.packed, dataset_kwargs={"skip_prepare_dataset": True})
@@ -80,8 +83,8 @@ class Checkpoints(TrainerCallback):
             seal_checkpoint(Path(args.output_dir), state.global_step, self._job.training)
 
 
-class _Stage:
-    """What both trainers take from the job instead of from TRL's arguments."""
+class FromJob:
+    """What every trainer takes from the job instead of from its library's arguments."""
 
     def __init__(self, job: Job, **keywords):
         self._job = job
@@ -110,7 +113,7 @@ class _Stage:
         return self.lr_scheduler
 
 
-class SupervisedStageTrainer(_Stage, SFTTrainer):
+class SupervisedStageTrainer(FromJob, SFTTrainer):
     """Loss: cross-entropy summed over the labelled tokens of a step, over their number in the whole step."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -123,7 +126,7 @@ class SupervisedStageTrainer(_Stage, SFTTrainer):
         super().log(logs, start_time)
 
 
-class RewardStageTrainer(_Stage, RewardTrainer):
+class RewardStageTrainer(FromJob, RewardTrainer):
     """Loss: −log σ(chosen − rejected − margin), summed over the pairs of a step, over their number in the whole step."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

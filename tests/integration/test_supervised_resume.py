@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from scale_rlhf.config.load import load_config
-from scale_rlhf.config.schema import ModelSection, SupervisedSection
+from scale_rlhf.config.schema import ModelSection, RewardModelSection, SupervisedSection
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.training.layout import lay_out
 from scale_rlhf.training.resuming import CHECKPOINTS, going_on
@@ -28,11 +28,11 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = {"epochs": 1.41, "batch_size": 7, "microbatch": 3, "save_every": 2, "zero_stage": 2, "warmup_steps": 3}
 VARIANTS = {
     "zero 0": {"zero_stage": 0}, "zero 3": {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
-    "bfloat16": {"dtype": "bfloat16"}, "packed": {}, "reward": {}, "other forwards": {},
+    "bfloat16": {"dtype": "bfloat16"}, "packed": {}, "reward": {}, "judged": {"feedback": "rankings"}, "other forwards": {},
 }
 
 
-def job(folder, start, settings, *, packed=False, reward=False) -> Job:
+def job(folder, start, settings, *, packed=False, kind="language") -> Job:
     """A stage on 29 samples of random tokens."""
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -41,17 +41,21 @@ def job(folder, start, settings, *, packed=False, reward=False) -> Job:
 
     random = np.random.default_rng(0)
     texts = [random.integers(4, 300, random.integers(5, 20)).tolist() for _ in range(58)]
-    if reward:
+    judged = {"texts": [texts[i : i + 2] for i in range(29)], "targets": [[[1.0, 0.0]]] * 29, "lengths": [[3, 4]] * 29}
+    if kind == "reward":
         rows = Dataset.from_dict({"chosen_ids": texts[:29], "rejected_ids": texts[29:], "margin": [0.5] * 29})
+    elif kind == "judged":
+        rows = Dataset.from_dict(judged)
     else:
         rows = Dataset.from_dict({"input_ids": texts[:29], "labels": [[-100] * 2 + text[2:] for text in texts[:29]]})
     if packed:
         rows = sft.packed(rows, 32)
-    section = SupervisedSection(**SETTINGS | settings)
+    section = (SupervisedSection if kind == "language" else RewardModelSection)(**SETTINGS | settings)
     layout = lay_out([20] * len(rows), section, 0)
     folder.mkdir()
-    made = Job("reward" if reward else "language", section, ModelSection(), str(start), 0, layout, folder, folder / "out", packed)
-    write_inputs(made, AutoTokenizer.from_pretrained(start), rows, rows.select(range(3)))
+    made = Job(kind, section, ModelSection(), str(start), 0, layout, folder, folder / "out", packed)
+    held_out = rows if kind == "language" else Dataset.from_dict(judged)
+    write_inputs(made, AutoTokenizer.from_pretrained(start), rows, held_out.select(range(3)))
     return made
 
 
@@ -64,7 +68,8 @@ def pairs(cluster, tmp_path_factory):
     start = tiny_policy(folder / "start")
 
     def made(name: str, settings: dict, place: str) -> Job:
-        return job(folder / f"{name} {place}", start, settings, packed=name == "packed", reward=name == "reward")
+        kind = name if name in ("reward", "judged") else "language"
+        return job(folder / f"{name} {place}", start, settings, packed=name == "packed", kind=kind)
 
     def both(name: str, settings: dict) -> tuple[Job, Job]:
         """The Trainer leaves the checkpoints of the whole one in place: one of them is what a stop after it would have left."""
@@ -165,7 +170,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_model_bit_for_bit(cluster, tm
         assert (toy / stage / "progress.jsonl").read_text() == (whole.stage(stage) / "progress.jsonl").read_text()
         assert without_time(toy / "metrics" / f"{stage}.jsonl") == without_time(whole.metrics(stage))
         assert steps_in_tensorboard(toy / "tensorboard" / stage) == list(range(1, 51))
-        assert [path.name for path in (toy / stage).iterdir()] == ["progress.jsonl"]
+        told = ["progress.jsonl", "quality.json"] if stage == "reward" else ["progress.jsonl"]
+        assert sorted(path.name for path in (toy / stage).iterdir()) == told
     assert {stage["state"] for stage in json.loads((toy / "run.json").read_text())["stages"].values()} == {"done"}
 
 

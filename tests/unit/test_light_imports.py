@@ -24,8 +24,8 @@ import torch  # with all that it brings itself; from here on nothing else
 sys.meta_path.insert(0, Blocked({"torch"}, {"scale_rlhf.algorithms"}))
 for name in [n for n in sys.modules if n.split(".")[0] in ("numpy", "transformers", "ray", "vllm", "deepspeed")]:
     sys.modules[name] = None
-from scale_rlhf.algorithms import advantages, aggregation, cispo, corrections, estimators, gspo, kl, losses, masking, rewards
-from scale_rlhf.algorithms import statistics
+from scale_rlhf.algorithms import advantages, aggregation, cispo, corrections, ensembles, estimators, gspo, kl, losses, masking
+from scale_rlhf.algorithms import preference, rewards, statistics
 x, mask, ids = torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3).bool(), torch.tensor([0, 0])
 moments = statistics.masked_moments(x, mask)
 statistics.mean_and_variance(*moments)
@@ -40,6 +40,8 @@ kl.AdaptiveKLController(0.1, 1.0, 10).update(1.0, 1)
 corrections.truncated_importance_weights(x, x, mask, cap=2.0)
 losses.ppo_metrics(x, x, x, mask, clip_low=0.2, clip_high=0.2)
 loss = losses.ppo_policy_loss(x, x, x, mask, clip_low=0.2, clip_high=0.2) + losses.value_loss(x, x, x, mask, clip=0.2)
+loss = loss + preference.plackett_luce_loss(x, x, mask) + preference.rating_loss(x, x, mask) + preference.binary_loss(x, x, mask)
+loss = loss + ensembles.combined(ensembles.mixed(x, x[0])[None], "mean").sum()
 (loss + losses.pairwise_reward_loss(x[:, 0], x[:, 1])).backward()
 """
 

@@ -121,12 +121,13 @@ def test_paths_of_this_machine_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.jsonl").touch()
     (tmp_path / "models").mkdir()
-    config = RunConfig(data={"prompts": "prompts.jsonl"}, model={"path": "models/base", "chat_template": "chat.jinja"})
+    config = RunConfig(data={"prompts": "prompts.jsonl"}, model={"path": "models/base", "chat_template": "chat.jinja"},
+                       reward={"ensemble": ["some/hub-name", "models/base"]})
     with pytest.raises(ConfigError) as caught:
         check_paths(config)
     said = str(caught.value)
     assert [line.split(":")[0] for line in said.splitlines()] == [
-        "run.folder", "model.path", "model.chat_template", "data.prompts"]
+        "run.folder", "model.path", "model.chat_template", "reward.ensemble.1", "data.prompts"]
     assert "run.folder=/shared/runs" in said
 
 

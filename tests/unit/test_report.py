@@ -60,6 +60,9 @@ def make_run(folder: RunFolder, steps: int = 60) -> None:
         with MetricsLog(folder, stage) as log:
             for step in range(1, 30):
                 log.log(step, {"loss": 3 / step, "accuracy": 1 - 0.5 / step})
+    curve = [{"count": 9, "predicted": 1.5, "seen": 1.25}, {"count": 4, "predicted": 3.5, "seen": 4.0}]
+    aspects = {"helpful": {"pairs": 7, "accuracy": 0.875, "calibration": curve}, EVIL: {"pairs": 0, "length_correlation": 0.25}}
+    (folder.stage("reward") / "quality.json").write_text(json.dumps({"feedback": "ratings", "aspects": aspects}))
     work = folder.stage("evaluation")
     (work / "table.json").write_text(json.dumps(TABLE))
     rows = [
@@ -194,6 +197,8 @@ def test_it_shows_table_answers_curves_and_configuration(folder):
         "win rate against SFT",
         "Best attainable true score: 4.90",
         "Question 8?",
+        "Reward model on held-out responses",
+        "0.875",
         "(nothing)",
         "torch",
         "seed 3",
@@ -213,6 +218,7 @@ def test_it_shows_table_answers_curves_and_configuration(folder):
         "Clip fraction",
         "Time of a step by role, seconds",
         "Base model: loss",
+        "Calibration",
         "Instruction tuning: loss",
         "Reward model: loss",
         "Engine against trainer, log-probability gap",

@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass, replace
 
-from scale_rlhf.config.schema import FrozenRole, Optimisation, RolloutSection, RunConfig, SupervisedSection
+from scale_rlhf.config.schema import (
+    FrozenRole,
+    Optimisation,
+    RewardModelSection,
+    RewardSection,
+    RolloutSection,
+    RunConfig,
+    SupervisedSection,
+)
 from scale_rlhf.config.sizing import activations, engine, training
 from scale_rlhf.config.sizing.activations import Forward
 from scale_rlhf.config.sizing.models import HEADS
@@ -11,6 +19,7 @@ from scale_rlhf.config.sizing.shapes import Shape
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "cache", "buffers", "reserve")
 GATHERED = 64 << 20  # bytes of weights that a policy gathers at once to publish them: training/worker.py
+_TEXTS = {"pairs": 2, "ratings": 1, "rankings": 4, "binary": 1}  # of a sample. How long rankings are only their file says
 _CONTEXT = 2_000_000_000  # bytes: CUDA's context, NCCL's buffers, workspaces. An allowance, not measured
 _FRAGMENTATION = 0.05  # of what torch allocates. An allowance, not measured
 
@@ -86,8 +95,8 @@ def _trained(config: RunConfig, role: str, section: Optimisation, shape: Shape) 
 def _micro_batch(config: RunConfig, role: str, section: Optimisation, shape: Shape) -> Forward:
     if isinstance(section, SupervisedSection):
         rows = min(section.microbatch, -(-section.batch_size // section.workers))
-        pairs = 2 if role == "reward_model" else 1
-        tokens, longest = rows * pairs * section.max_tokens, section.max_tokens
+        texts = _TEXTS[section.feedback] if isinstance(section, RewardModelSection) else 1
+        tokens, longest = rows * texts * section.max_tokens, section.max_tokens
     else:
         longest = longest_sample(config)
         tokens = max(config.ppo.tokens_per_microbatch, longest)
@@ -97,6 +106,7 @@ def _micro_batch(config: RunConfig, role: str, section: Optimisation, shape: Sha
 def _frozen(config: RunConfig, role: str, section: FrozenRole, shape: Shape) -> Need:
     size, longest = BYTES[section.dtype], longest_sample(config)
     weights, buffers = training.frozen(tensors(shape, HEADS.get(role, "language")), section.workers, size)
+    weights *= 1 + len(section.ensemble) if isinstance(section, RewardSection) else 1  # as if all were of this shape
     forward = Forward(shape, max(section.tokens_per_batch, longest), longest, size, config.model.attention)
     return Need(
         role, shape.name, section.replicas * section.workers, section.gpus, weights, buffers=buffers, moment="forward",

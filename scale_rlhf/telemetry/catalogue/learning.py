@@ -13,6 +13,9 @@ LEARNING = (
     Metric("reward/score_std", "reward_score_deviation", "Deviation of the scores within a step.",
            "Clearly above 0; shrinks slowly.", "Near 0: all answers score alike and nothing can be learned from them; look at "
            "the answers, raise rollout.temperature, take harder prompts."),
+    Metric("reward_server/ensemble_deviation_mean", "reward_ensemble_deviation",
+           "Mean deviation between the members of an ensemble of reward models.", "Steady, or falls.",
+           "Rises: the policy goes where the members know little; raise reward.deviation_coefficient or ppo.kl_coefficient."),
     Metric("reward/total_mean", "reward_total", "Mean score less the KL penalty: what PPO maximises.", "Rises with the score.",
            "Falls while the score rises: the penalty outgrows the gain; lower the learning rate or ppo.kl_coefficient."),
     Metric("kl/reference_mean", "kl", "KL to the reference, nats a response.",
