@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from scale_rlhf.config.model_checks import check_models
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
+from scale_rlhf.config.reward_sources import outside, reward_functions, reward_sources
 from scale_rlhf.config.schema import DataSource, RunConfig
 from scale_rlhf.config.sizing.plan import plan
 from scale_rlhf.config.sizing.table import mistakes
@@ -83,20 +84,36 @@ def _training(config: RunConfig) -> Iterator[str]:
 
 
 def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Iterator[str]:
-    reward = config.reward
-    given = [key for key in ("model", "function", "url") if getattr(reward, key)]
-    if len(given) > 1:
-        yield f"reward: expected exactly one of model, function and url; found {' and '.join(f'reward.{key}' for key in given)}"
-    if reward.url and not re.match(r"https?://[^/\s]+", reward.url):
-        yield f"reward.url: expected an address that begins with http:// or https://; found {reward.url}"
+    sources = reward_sources(config)
+    for where, source in sources.items():
+        given = [key for key in ("model", "function", "url") if getattr(source, key)]
+        if len(given) > 1:
+            yield f"{where}: expected exactly one of model, function and url; found {' and '.join(f'{where}.{key}' for key in given)}"
+        if source.url and not re.match(r"https?://[^/\s]+", source.url):
+            yield f"{where}.url: expected an address that begins with http:// or https://; found {source.url}"
+        if "ppo" in stages and not given and "reward" not in (*stages, *earlier):
+            yield (f"{where}: there is no reward: stage reward is not among the stages, and {where}.model, {where}.function and "
+                   f"{where}.url are null. Give one of them, such as {where}.model=runs/NAME/models/reward")
     if "ppo" not in stages:
         return
-    if not given and "reward" not in (*stages, *earlier):
-        yield ("reward: there is no reward: stage reward is not among the stages, and reward.model, reward.function and "
-               "reward.url are null. Give one of them, such as reward.model=runs/NAME/models/reward")
-    if config.value.initial == "reward" and config.value.model is None and (reward.function or reward.url):
-        yield ("value.initial: the value model cannot start from the reward model where the reward is a function or a service; "
+    starts = config.ppo.advantages == "gae" and config.value.initial == "reward" and config.value.model is None
+    if starts and (config.reward.mix or outside(config.reward)):
+        what = "several sources are mixed" if config.reward.mix else "the reward is a function or a service"
+        yield (f"value.initial: the value model cannot start from the reward model where {what}; "
                "set value.initial=policy, or value.model")
+    yield from _shaping(config)
+
+
+def _shaping(config: RunConfig) -> Iterator[str]:
+    for where, source in reward_sources(config).items():
+        if source.clip and not source.clip[0] < source.clip[1]:
+            yield f"{where}.clip: expected two numbers, the smaller first; found {list(source.clip)}"
+        data = config.data
+        if source.normalise and not (data.practice or data.instructions or data.preferences):
+            yield f"{where}.normalise: the reference answers are those of data.instructions, and there are none; give a file"
+    overlong, limit = config.reward.overlong, config.rollout.max_response_tokens
+    if overlong and overlong.buffer_tokens > limit:
+        yield (f"reward.overlong.buffer_tokens: at most rollout.max_response_tokens ({limit}); found {overlong.buffer_tokens}")
 
 
 def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
@@ -158,7 +175,8 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
         return
     needs = {
         "base": ("base_text", "instructions", "preferences"), "sft": ("instructions", "preferences"),
-        "reward": ("preferences",), "ppo": ("prompts", "preferences"), "evaluate": ("evaluation", "prompts", "preferences"),
+        "reward": ("preferences",), "ppo": ("prompts", "preferences", "instructions"),
+        "evaluate": ("evaluation", "prompts", "preferences", "instructions"),
     }
     for stage in stages:
         if not any(name in given for name in needs[stage]):
@@ -170,7 +188,7 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
 
 
 def _import_paths(config: RunConfig) -> Iterator[str]:
-    for key, value in (("reward.function", config.reward.function), ("evaluation.judge", config.evaluation.judge)):
+    for key, value in {**reward_functions(config), "evaluation.judge": config.evaluation.judge}.items():
         if value is None:
             continue
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):

@@ -5,7 +5,8 @@ would read is noted, so that one configuration serves both. A key at its default
 from collections.abc import Iterator
 from pathlib import Path
 
-from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.reward_sources import outside, reward_sources
+from scale_rlhf.config.schema import RewardSource, RunConfig, Section
 
 _SERVED = ("workers", "dtype", "tokens_per_batch", "max_wait_ms")  # of a model that a reward server holds
 _CALLED = ("timeout_seconds", "retries", "retry_seconds")  # of a function or a service
@@ -15,16 +16,11 @@ _OWN_CLUSTER = ("cpus", "gpus", "object_store_gb", "dashboard")
 
 def refused(config: RunConfig) -> Iterator[str]:
     """A message for each key that was set and has no effect beside another one."""
-    reward = config.reward
-    if reward.function:
-        yield from _set(config, "reward", _SERVED, "a reward.function runs in reward.replicas processes and holds no model")
-    elif reward.url:
-        keys = ("gpus", *_PLACED, *_SERVED)
-        yield from _set(config, "reward", keys, "reward.url is a service, and no process of this run is behind it")
-    else:
-        yield from _set(config, "reward", _CALLED, "it is for a reward.function or reward.url; a model has limits.score_seconds")
-    if not reward.retries:
-        yield from _set(config, "reward", ("retry_seconds",), "with reward.retries: 0 nothing is tried again")
+    if config.reward.mix:
+        keys = tuple(key for key in RewardSource.model_fields)
+        yield from _set(config, "reward", keys, "with reward.mix it is a key of each source in it")
+    for where, source in reward_sources(config).items():
+        yield from _of_source(where, source)
     yield from _algorithm(config)
     if config.ppo.kl_target is None:
         yield from _set(config, "ppo", ("kl_horizon",), "the KL coefficient is fixed, as ppo.kl_target is null")
@@ -39,6 +35,20 @@ def refused(config: RunConfig) -> Iterator[str]:
     for name in ("base_text", "instructions", "preferences", "prompts", "evaluation"):
         if (source := getattr(config.data, name)) and source.split != "train" and Path(source.path).is_file():
             yield f"data.{name}.split: it is for hub names, and {source.path} is a file; found {source.split}. Leave it out"
+
+
+def _of_source(where: str, source: RewardSource) -> Iterator[str]:
+    if source.function:
+        yield from _of(where, source, _SERVED, f"a {where}.function runs in {where}.replicas processes and holds no model")
+    elif source.url:
+        keys = ("gpus", *_PLACED, *_SERVED, "arguments")
+        yield from _of(where, source, keys, f"{where}.url is a service, and no process of this run is behind it")
+    else:
+        why = f"it is for a {where}.function or {where}.url; a model has limits.score_seconds"
+        yield from _of(where, source, _CALLED, why)
+        yield from _of(where, source, ("arguments",), f"it is for a {where}.function")
+    if not source.retries:
+        yield from _of(where, source, ("retry_seconds",), f"with {where}.retries: 0 nothing is tried again")
 
 
 def _algorithm(config: RunConfig) -> Iterator[str]:
@@ -67,12 +77,16 @@ def noted(config: RunConfig) -> Iterator[str]:
         yield from _set(config, "overlap", ("score_group",), why)
     else:
         why = "not used at overlap.max_staleness 0, where batches are cut by sample index"
-        for role in ("reference",) if config.reward.function or config.reward.url else ("reward", "reference"):
-            yield from _set(config, role, ("max_wait_ms",), why)
+        models = {key: source for key, source in reward_sources(config).items() if not outside(source)}
+        for key, section in {**models, "reference": config.reference}.items():
+            yield from _of(key, section, ("max_wait_ms",), why)
 
 
 def _set(config: RunConfig, name: str, keys: tuple[str, ...], why: str) -> Iterator[str]:
-    section = getattr(config, name)
+    return _of(name, getattr(config, name), keys, why)
+
+
+def _of(name: str, section: Section, keys: tuple[str, ...], why: str) -> Iterator[str]:
     for key in keys:
         value, default = getattr(section, key), type(section).model_fields[key].default
         if value != default:

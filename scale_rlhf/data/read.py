@@ -60,6 +60,12 @@ def prompts(source: DataSource, key: str = "data.prompts") -> list[dict]:
     return kept
 
 
+def answered(source: DataSource, key: str = "data.instructions") -> list[dict]:
+    """Rows {"messages": […, the assistant's turn], "_at": "FILE:LINE", **the file's other columns}, in the file's order."""
+    return [{**{name: value for name, value in row.items() if name not in ("messages", "prompt")},
+             "messages": instruction_messages(row, at), "_at": at} for at, row in read_rows(source, key)]
+
+
 def _dataset(rows: Iterable[dict], features: dict) -> datasets.Dataset:
     import datasets
 

@@ -13,6 +13,7 @@ from sys import path as search_path
 
 from scale_rlhf.config.load import dump
 from scale_rlhf.config.places import is_local
+from scale_rlhf.config.reward_sources import reward_functions
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.launching.token import ray_token
@@ -43,9 +44,9 @@ class Package:
 
 
 def code_folder(config: RunConfig) -> Path | None:
-    """The folder from which reward.function and evaluation.judge are imported; None where they are installed, or not given."""
+    """The folder from which reward functions and evaluation.judge are imported; None where they are installed, or not given."""
     found = {}
-    for key, function in (("reward.function", config.reward.function), ("evaluation.judge", config.evaluation.judge)):
+    for key, function in {**reward_functions(config), "evaluation.judge": config.evaluation.judge}.items():
         if function and (folder := _folder_of(function.partition(":")[0].split(".")[0])):
             found[key] = folder
     if len(set(found.values())) > 1:

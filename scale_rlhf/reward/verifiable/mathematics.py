@@ -1,0 +1,92 @@
+"""Mathematics, by the final answer: 1 where it is the reference's, 0 otherwise.
+
+    reward: {function: "scale_rlhf.reward.verifiable.mathematics:final_answer", arguments: {column: answer}}
+
+The answer is what is marked last: \\boxed{…}, "#### …", <answer>…</answer>, "the answer is …". Without a mark it is the last number
+of the response, unless `marked` asks for one. A mark that holds two numbers holds no answer: nobody is paid for a guess more.
+"""
+
+import re
+from collections.abc import Sequence
+
+from scale_rlhf.reward.verifiable.columns import column as column_of
+from scale_rlhf.reward.verifiable.numbers import Number, plain, read_number
+
+LONGEST = 4000  # characters from the end of a text that are looked at
+_MARKS = re.compile(r"""
+    (?P<boxed>\\boxed\s*\{) | \#\#\#\#[ \t]*(?P<hashes>[^\n]*) | <answer>(?P<tag>[^<]*)</answer> |
+    \b[Aa]nswer(?:[ ]is|[ ]was|[ ]?:|[ ]=)[ ]?(?P<said>[^\n]*)
+""", re.VERBOSE)
+_SENTENCE = re.compile(r"(?:[.!?](?=\s|$)).*", re.DOTALL)
+_LAST = re.compile(r"[-−]?[$€£¥₹]?[-−]?(?:\d+[ ]\d+/\d+|\d[\d,]*(?:\.\d+)?(?:/\d+)?|\.\d+)(?:[ ]?%|[ ](?:hundred|thousand|million|billion)\b)?")
+_LEADING = re.compile(r"(?:(?!not\b|never\b|neither\b)[A-Za-z]+,?[ ]+)*(?=[-−$€£¥₹.\d\\])")
+
+
+def final_answer(samples: Sequence[dict], *, column: str = "answer", marked: bool = False) -> list[float]:
+    """1.0 for each response whose final answer equals the reference's, else 0.0.
+
+    column: of the data file, with the reference: a number, LaTeX, or a worked solution with a mark (GSM8K's "#### 42").
+    marked: an answer without a mark is none. Raises ConfigError where a row has no such column.
+    """
+    references = [str(column_of(sample, column, "mathematics:final_answer")) for sample in samples]
+    return [float(same(found_answer(sample["response"], marked), reference_answer(reference)))
+            for sample, reference in zip(samples, references, strict=True)]
+
+
+def same(answer: str | None, reference: str) -> bool:
+    """Whether two answers are one: as exact numbers where both are numbers, as text without spaces where neither is."""
+    if answer is None:
+        return False
+    one, other = _number(answer), _number(reference)
+    if isinstance(one, Number) and isinstance(other, Number):
+        return one.same(other)
+    return one is other is None and bool(text := _bare(answer)) and text == _bare(reference)
+
+
+def found_answer(response: str, marked: bool = False) -> str | None:
+    """What a response gives as its answer, or None."""
+    text = response[-LONGEST:]
+    if (said := last_marked(text)) is not None:
+        return said
+    numbers = [] if marked else _LAST.findall(plain(text))
+    return numbers[-1] if numbers else None
+
+
+def reference_answer(text: str) -> str:
+    """The marked answer of a worked solution; a text without a mark is the answer itself."""
+    return said if (said := last_marked(text[-LONGEST:])) is not None else text
+
+
+def last_marked(text: str) -> str | None:
+    """What stands in the last mark; "" where it holds nothing, or its braces never close. None: there is no mark."""
+    marks = list(_MARKS.finditer(text))
+    if not marks:
+        return None
+    last = marks[-1]
+    if last["boxed"]:
+        return _braced(text, last.end())
+    if last["said"] is not None:
+        return _SENTENCE.sub("", last["said"])
+    return (last["hashes"] or last["tag"] or "").strip()
+
+
+def _braced(text: str, start: int) -> str:
+    """From `start`, just behind a brace, to the one that closes it."""
+    depth = 1
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if not depth:
+            return text[start:place]
+    return ""
+
+
+def _number(text: str) -> Number | None:
+    """Of an answer: "x = 42" and "she has 42 apples" are 42."""
+    text = plain(text).rpartition("=")[2].strip()
+    if leading := _LEADING.match(text):
+        text = text[leading.end():]
+    return read_number(text)
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"\s+", "", plain(text)).rstrip(".").lower()
