@@ -88,7 +88,8 @@ def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Ite
     for where, source in sources.items():
         given = [key for key in ("model", "function", "url") if getattr(source, key)]
         if len(given) > 1:
-            yield f"{where}: expected exactly one of model, function and url; found {' and '.join(f'{where}.{key}' for key in given)}"
+            found = " and ".join(f"{where}.{key}" for key in given)
+            yield f"{where}: expected exactly one of model, function and url; found {found}"
         if source.url and not re.match(r"https?://[^/\s]+", source.url):
             yield f"{where}.url: expected an address that begins with http:// or https://; found {source.url}"
         if "ppo" in stages and not given and "reward" not in (*stages, *earlier):

@@ -41,7 +41,8 @@ def _memory(config: RunConfig, stage: str, parameters: int) -> float:
     rollout = config.rollout
     engine = (1 + rollout.tensor_parallel) * PROCESS + (
         0 if rollout.gpus else parameters * _BYTES[rollout.dtype] + rollout.tensor_parallel * rollout.kv_cache_gb * 1e9)
-    frozen = sum(_frozen(section, section.replicas, section.workers, parameters) for section in (*reward_sources(config).values(), config.reference))
+    frozen = sum(_frozen(section, section.replicas, section.workers, parameters)
+                 for section in (*reward_sources(config).values(), config.reference))
     trained = [config.policy, *([config.value] if config.ppo.advantages == "gae" else [])]
     published = 0 if rollout.gpus else 2 * parameters * _BYTES[rollout.dtype]
     return (PROCESS + rollout.fewest * engine + frozen + published

@@ -45,7 +45,8 @@ async def settle_moments(
         kept = kept_moments(config, folder)
         await reward.metrics()  # they are not part of the run
         for name, one in found.items():
-            tell(f"ppo: reward {name} on {one['answers']} reference answers: mean {one['mean']:.4g}, deviation {one['deviation']:.4g}")
+            tell(f"ppo: reward {name} on {one['answers']} reference answers: mean {one['mean']:.4g}, "
+                 f"deviation {one['deviation']:.4g}")
     reward.moments = dict(kept)
 
 
@@ -93,8 +94,8 @@ def _moments(name: str, scores: Sequence[float], count: int) -> dict[str, float]
     try:
         mean, deviation = reference_moments(torch.tensor(scores, dtype=torch.float64))
     except ValueError as error:
-        raise ConfigError(f"normalise: the reward {name} says nothing of the {count} reference answers ({error}), so there is "
-                          "nothing to divide by; leave it out, as with verifiable rewards, which have a scale of their own") from None
+        why = f"normalise: the reward {name} says nothing of the {count} reference answers ({error})"
+        raise ConfigError(f"{why}, so there is nothing to divide by; leave normalise out of this reward") from None
     return {"mean": mean, "deviation": deviation}
 
 

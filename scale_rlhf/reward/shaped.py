@@ -28,7 +28,9 @@ Moments = Mapping[str, tuple[float, float]]  # mean and deviation on reference a
 class ShapedReward:
     """sources: section and fleet of each by name; the only one is called `reward`. moments: of those that are normalised."""
 
-    def __init__(self, config: RunConfig, sources: Mapping[str, tuple[RewardSource, RewardFleet]], moments: Moments | None = None):
+    def __init__(
+        self, config: RunConfig, sources: Mapping[str, tuple[RewardSource, RewardFleet]], moments: Moments | None = None,
+    ):
         self.sections = {name: section for name, (section, _) in sources.items()}
         self.fleets = {name: fleet for name, (_, fleet) in sources.items()}
         self.overlong, self.limit = config.reward.overlong, config.rollout.max_response_tokens

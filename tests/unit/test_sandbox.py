@@ -7,10 +7,10 @@ import pytest
 
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.reward.verifiable.sandbox import Limits, Outcome, run
-from scale_rlhf.reward.verifiable.tests_pass import program_of, tests_pass
+from scale_rlhf.reward.verifiable.unit_tests import passed, program_of
 
-LIMITS = Limits(seconds=1, deadline=3.0, memory_mb=256)
-BARE = Limits(seconds=1, deadline=3.0, memory_mb=256, isolated=False)
+LIMITS = Limits(seconds=1, deadline=2.0, memory_mb=256)
+BARE = Limits(seconds=1, deadline=2.0, memory_mb=256, isolated=False)
 ADD = "def add(a, b):\n    return a + b\n"
 
 
@@ -38,27 +38,27 @@ def test_each_test_is_told_apart():
 
 def test_input_and_output():
     assert run("print(sum(map(int, input().split())))", LIMITS, given="1 2").output == "3\n"
-    assert run("import sys\nprint(len(sys.stdin.read()))\nsys.exit()", LIMITS, given="x" * 10**6) == Outcome([], "1000000\n", True)
+    long = run("import sys\nprint(len(sys.stdin.read()))\nsys.exit()", LIMITS, given="x" * 10**6)
+    assert long == Outcome([], "1000000\n", True)
 
 
 @pytest.mark.parametrize("program", [
-    "import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "1 / 0", "def f(:", "print('passed 0')",
+    "import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "1 / 0", "def f(:", 
     "import os\nfor fd in range(3, 32):\n  try: os.write(fd, b'passed 0\\n')\n  except OSError: pass\nos._exit(0)",
     "import sys; sys.setrecursionlimit(10**9)\ndef f(): f()\nf()", "import ctypes; ctypes.string_at(0)",
 ], ids=lambda text: text[:24])
 def test_leaving_before_the_tests_passes_none(program):
-    assert outcome(program, ["assert False"]).passed == [False]
-    if "print" not in program:
-        assert outcome(program).passed == [False]
+    assert outcome(program).passed == [False]
 
 
-@pytest.mark.parametrize("limits", [LIMITS, BARE], ids=["isolated", "bare"])
 @pytest.mark.parametrize("program", [
     "while True: pass", "import time; time.sleep(60)", "x = bytearray(10**9)", "x = []\nwhile True: x.append(' ' * 10**6)",
-    "while True: print('x' * 10000)", "import signal\nfor s in (15, 24): signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
+    "while True: print('x' * 10000)",
+    "import signal\nfor s in (15, 24): signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
     "import os, time\ntry: os.setsid()\nexcept OSError: pass\ntime.sleep(60)", "open('a', 'w').write('x' * 10**8)",
-], ids=lambda text: text[:24] if isinstance(text, str) else None)
-def test_limits_hold(program, limits):
+], ids=lambda text: text[:24])
+def test_limits_hold(program):
+    limits = BARE if "setsid" in program else LIMITS  # namespaces would end it anyway
     began = time.monotonic()
     assert outcome(program, limits=limits).passed == [False]
     assert time.monotonic() - began < 10
@@ -73,7 +73,8 @@ def test_no_process_and_no_thread_and_no_signal(limits):
 
 
 def test_no_network(free_port):
-    program = f"import socket\ntry:\n  socket.create_connection(('127.0.0.1', {free_port}), 1)\n  print('did')\nexcept OSError: print('no')"
+    connect = f"socket.create_connection(('127.0.0.1', {free_port}), 1)"
+    program = f"import socket\ntry:\n  {connect}\n  print('did')\nexcept OSError: print('no')"
     assert said(program, BARE) == "did\n"  # the server is there
     assert said(program) == "no\n"
 
@@ -90,7 +91,8 @@ def test_nothing_that_is_there_can_be_changed(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("mine")
     places = [str(victim), "/var/tmp/scale-rlhf-x", "/dev/shm/scale-rlhf-x", os.path.expanduser("~/scale-rlhf-x"), "/etc/hosts"]
-    program = f"import os\nfor place in {places!r}:\n  try:\n    open(place, 'a').write('x')\n    print(place)\n  except OSError: pass\n"
+    program = f"import os\nfor place in {places!r}:\n"
+    program += "  try:\n    open(place, 'a').write('x')\n    print(place)\n  except OSError: pass\n"
     program += f"try:\n  os.unlink({str(victim)!r})\nexcept OSError: pass\nopen('mine', 'w').write('x')\nprint(os.listdir('.'))"
     assert said(program) == "['mine']\n"
     assert victim.read_text() == "mine" and not any(os.path.exists(place) for place in places[1:4])
@@ -126,14 +128,15 @@ def test_scores():
     fenced = f"Here it is:\n```python\n{ADD}```\nDone."
     assert program_of(fenced) == ADD and program_of(ADD) == ADD
     both = [sample(fenced, asserts[:1]), sample(fenced, asserts), sample("no program", asserts)]
-    assert tests_pass(both, seconds=2) == [1.0, 0.0, 0.0]
-    assert tests_pass(both, seconds=2, share=True, at_once=2) == [1.0, 0.5, 0.0]
+    assert passed(both, seconds=2) == [1.0, 0.0, 0.0]
+    assert passed(both, seconds=2, share=True, at_once=2) == [1.0, 0.5, 0.0]
     pairs = [{"input": "1 2", "output": "3"}, {"input": "2 2", "output": "4\n"}]
     right, deceiver = "print(sum(map(int, input().split())))", "class All:\n  __eq__ = lambda *_: True\nprint(All())"
-    assert tests_pass([sample(right, pairs), sample(deceiver, pairs), sample("print(3)", pairs)], seconds=2, share=True) == [1.0, 0.0, 0.5]
+    three = [sample(program, pairs) for program in (right, deceiver, "print(3)")]
+    assert passed(three, seconds=2, share=True) == [1.0, 0.0, 0.5]
 
 
 @pytest.mark.parametrize("tests", [[], [1], [{"input": "x"}], 7, {"a": 1}])
 def test_rows_without_tests_are_a_configuration_error(tests):
-    with pytest.raises(ConfigError, match="f.jsonl:2: tests_pass needs in `tests` a list of Python statements"):
-        tests_pass([sample(ADD, tests)])
+    with pytest.raises(ConfigError, match="f.jsonl:2: unit_tests:passed needs in `tests` a list of Python statements"):
+        passed([sample(ADD, tests)])

@@ -2,8 +2,8 @@
 
     reward: {function: "scale_rlhf.reward.verifiable.mathematics:final_answer", arguments: {column: answer}}
 
-The answer is what is marked last: \\boxed{…}, "#### …", <answer>…</answer>, "the answer is …". Without a mark it is the last number
-of the response, unless `marked` asks for one. A mark that holds two numbers holds no answer: nobody is paid for a guess more.
+The answer is what is marked last: \\boxed{…}, "#### …", <answer>…</answer>, "the answer is …". Without a mark it is the last
+number of the response, unless `marked` asks for one. A mark that holds two numbers holds no answer: no second guess is paid.
 """
 
 import re
@@ -18,7 +18,11 @@ _MARKS = re.compile(r"""
     \b[Aa]nswer(?:[ ]is|[ ]was|[ ]?:|[ ]=)[ ]?(?P<said>[^\n]*)
 """, re.VERBOSE)
 _SENTENCE = re.compile(r"(?:[.!?](?=\s|$)).*", re.DOTALL)
-_LAST = re.compile(r"[-−]?[$€£¥₹]?[-−]?(?:\d+[ ]\d+/\d+|\d[\d,]*(?:\.\d+)?(?:/\d+)?|\.\d+)(?:[ ]?%|[ ](?:hundred|thousand|million|billion)\b)?")
+_LAST = re.compile(r"""
+    [-−]?[$€£¥₹]?[-−]? (?: \d+[ ]\d+/\d+ | \d+(?:,\d+)*(?:\.\d+)? | \.\d+ )
+    [\w^*/-]*                                                  # whatever hangs on it: 42x and 2^42 are not 42
+    (?: [ ]?% | [ ](?:percent|hundred|thousand|million|billion|trillion|dozen)\b )?
+""", re.VERBOSE)
 _LEADING = re.compile(r"(?:(?!not\b|never\b|neither\b)[A-Za-z]+,?[ ]+)*(?=[-−$€£¥₹.\d\\])")
 
 

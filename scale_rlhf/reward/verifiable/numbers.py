@@ -74,7 +74,8 @@ def _value(found: re.Match) -> Fraction | None:
     return -value if found["minus"] else value
 
 
-_GONE = re.compile(r"\\(?:left|right|displaystyle|big|Big|mathrm|mathbf|textbf|text|mbox|rm|ensuremath)(?![a-zA-Z])|\\[!()\[\]]|\*\*|`")
+_GONE = re.compile(
+    r"\\(?:left|right|displaystyle|big|Big|mathrm|mathbf|textbf|text|mbox|rm|ensuremath)(?![a-zA-Z])|\\[!()\[\]]|\*\*|`")
 _SPACES = re.compile(r"\\[ ,;:]|\\quad(?![a-zA-Z])|~|[\u00a0\u2009\u202f]")
 _FRACTION = re.compile(r"(?<=\d)?\\[dt]?frac\s*(?:\{\s*(-?\d{1,60})\s*\}|(\d))\s*(?:\{\s*(\d{1,60})\s*\}|(\d))")
 
@@ -82,6 +83,7 @@ _FRACTION = re.compile(r"(?<=\d)?\\[dt]?frac\s*(?:\{\s*(-?\d{1,60})\s*\}|(\d))\s
 def plain(text: str) -> str:
     """LaTeX's and Markdown's marks taken off: \\frac{3}{4} is 3/4, \\$ is $, braces and mathematics' own $ are gone."""
     text = text.replace("−", "-").replace("–", "-").replace("\\$", "§").replace("\\%", "%")
+    text = re.sub(r"(?<=\d)(?:\\[,;]|[\u2009\u202f])(?=\d{3}(?!\d))", ",", text)  # 12\,000
     text = _SPACES.sub(" ", _GONE.sub("", text))
     text = re.sub(r"(?<=\d),(?:\{\}|\s?\{,\}\s?)(?=\d{3})|(?<=\d)\{,\}(?=\d{3})", ",", text)
     text = _FRACTION.sub(_slash, text)

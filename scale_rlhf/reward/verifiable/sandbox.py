@@ -56,8 +56,9 @@ def run(program: str, limits: Limits, *, tests: list[str] | None = None, given: 
         read, write = os.pipe()
         try:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", str(INSIDE), str(write)], cwd=folder, env={"LANG": "C.UTF-8"}, pass_fds=(write,),
-                stdin=subprocess.PIPE, stdout=written, stderr=subprocess.DEVNULL, start_new_session=True)
+                [sys.executable, "-I", "-S", "-B", str(INSIDE), str(write)], cwd=folder, env={"LANG": "C.UTF-8"},
+                pass_fds=(write,), stdin=subprocess.PIPE, stdout=written, stderr=subprocess.DEVNULL,
+                start_new_session=True)
         finally:
             os.close(write)
         with os.fdopen(read, "rb") as told:
@@ -85,7 +86,7 @@ def _finish(process: subprocess.Popen, job: bytes, seconds: float) -> None:
 
 
 def _refusal(why: str) -> str:
-    return (f"tests_pass: a program that a model wrote shall run without network and with nothing that it could change, and this "
-            f"kernel or container does not allow that ({why}). Allow unprivileged user namespaces and seccomp there (Docker: "
+    return ("unit_tests:passed: a program that a model wrote shall run without network and with nothing that it could change, "
+            f"and this kernel or container does not allow that ({why}). Allow unprivileged user namespaces and seccomp there (Docker: "
             "--security-opt seccomp=unconfined, or a profile with unshare and mount), or, on a machine that you can lose, set "
             "isolated: false in reward.arguments: limits on time, memory and processes then stay")

@@ -1,6 +1,6 @@
 """Unit tests: the share of them that the program in a response passes, or 1 for all of them alone.
 
-    reward: {function: "scale_rlhf.reward.verifiable.tests_pass:tests_pass", timeout_seconds: 600, arguments: {column: tests}}
+    reward: {function: "scale_rlhf.reward.verifiable.unit_tests:passed", timeout_seconds: 600, arguments: {column: tests}}
 
 The row's column holds Python statements, a test each (["assert add(1, 2) == 3", …]), or what to write to the program's standard
 input and what to expect of its output ([{"input": "1 2", "output": "3"}, …]). The second kind is the stronger one: what is
@@ -21,7 +21,7 @@ _BLOCK = re.compile(r"```(?:python|py|python3)?[ \t]*\n(.*?)```", re.DOTALL)
 _TRIED = "import math, re, json, collections, itertools, functools, random, heapq, string, datetime\nopen('here', 'w').write('x')"
 
 
-def tests_pass(
+def passed(
     samples: Sequence[dict], *, column: str = "tests", share: bool = False, at_once: int = 1, seconds: int = 5,
     deadline: float = 15.0, memory_mb: int = 512, isolated: bool = True,
 ) -> list[float]:
@@ -35,8 +35,8 @@ def tests_pass(
     _tried(limits)
     jobs = [(program_of(sample["response"]), checked(sample, column)) for sample in samples]
     with ThreadPoolExecutor(at_once) as pool:
-        passed = list(pool.map(lambda job: _passed(*job, limits), jobs))
-    return [sum(one) / len(one) if share else float(all(one)) for one in passed]
+        each = list(pool.map(lambda job: _passed(*job, limits), jobs))
+    return [sum(one) / len(one) if share else float(all(one)) for one in each]
 
 
 def program_of(response: str) -> str:
@@ -47,14 +47,15 @@ def program_of(response: str) -> str:
 
 def checked(sample: dict, column: str) -> list:
     """The tests of a sample's row. Raises ConfigError that names the row."""
-    tests = column_of(sample, column, "tests_pass")
+    tests = column_of(sample, column, "unit_tests:passed")
     tests = [tests] if isinstance(tests, str) else tests
     statements = isinstance(tests, list) and all(isinstance(test, str) for test in tests)
     pairs = isinstance(tests, list) and all(
         isinstance(test, dict) and isinstance(test.get("input"), str) and isinstance(test.get("output"), str) for test in tests)
     if not tests or not (statements or pairs):
-        raise ConfigError(f"{sample['row'].get('_at', 'a row without a place')}: tests_pass needs in `{column}` a list of Python "
-                          f'statements, or of {{"input": text, "output": text}}; found {str(tests)[:80]}')
+        at = sample["row"].get("_at", "a row without a place")
+        raise ConfigError(f"{at}: unit_tests:passed needs in `{column}` a list of Python statements, or of "
+                          f' {{"input": text, "output": text}}; found {str(tests)[:80]}')
     return tests
 
 
@@ -76,5 +77,5 @@ def _same(outcome, expected: str) -> bool:
 def _tried(limits: Limits) -> None:
     """Once: an honest program passes. Otherwise all would fail, and nobody would know why. Raises ConfigError."""
     if run(_TRIED, limits, tests=["assert math.gcd(4, 6) == 2"]).passed != [True]:
-        raise ConfigError(f"tests_pass: a program that only imports the standard library fails under seconds: {limits.seconds}, "
-                          f"deadline: {limits.deadline:g}, memory_mb: {limits.memory_mb} in reward.arguments; raise them")
+        raise ConfigError(f"unit_tests:passed: a program that only imports the standard library fails under seconds: "
+                          f"{limits.seconds}, deadline: {limits.deadline:g}, memory_mb: {limits.memory_mb} in reward.arguments; raise them")
