@@ -25,6 +25,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_grpo_with_verifiable_rewards(tmp_path):
     data, policy = tmp_path / "gsm8k.jsonl", tiny_policy(tmp_path / "policy")

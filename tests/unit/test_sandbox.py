@@ -43,7 +43,7 @@ def test_input_and_output():
 
 
 @pytest.mark.parametrize("program", [
-    "import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "1 / 0", "def f(:", 
+    "import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "1 / 0", "def f(:",
     "import os\nfor fd in range(3, 32):\n  try: os.write(fd, b'passed 0\\n')\n  except OSError: pass\nos._exit(0)",
     "import sys; sys.setrecursionlimit(10**9)\ndef f(): f()\nf()", "import ctypes; ctypes.string_at(0)",
 ], ids=lambda text: text[:24])

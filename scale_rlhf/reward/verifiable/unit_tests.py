@@ -77,5 +77,6 @@ def _same(outcome, expected: str) -> bool:
 def _tried(limits: Limits) -> None:
     """Once: an honest program passes. Otherwise all would fail, and nobody would know why. Raises ConfigError."""
     if run(_TRIED, limits, tests=["assert math.gcd(4, 6) == 2"]).passed != [True]:
-        raise ConfigError(f"unit_tests:passed: a program that only imports the standard library fails under seconds: "
-                          f"{limits.seconds}, deadline: {limits.deadline:g}, memory_mb: {limits.memory_mb} in reward.arguments; raise them")
+        raise ConfigError("unit_tests:passed: a program that only imports the standard library fails under seconds: "
+                          f"{limits.seconds}, deadline: {limits.deadline:g}, memory_mb: {limits.memory_mb} in "
+                          "reward.arguments; raise them")

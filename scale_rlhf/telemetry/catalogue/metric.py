@@ -14,8 +14,8 @@ class Metric:
     """One row of the catalogue.
 
     key: of a line; {role}, {age} and {source} stand for what becomes a label of that name. "": no line has it, and it is
-    recorded as it changes. name: after `ray_scale_rlhf_`; rows of the same name differ in their `fixed` labels. labels: those of a metric
-    without a key. stages: whose lines have it. bounds: of a histogram's buckets.
+    recorded as it changes. name: after `ray_scale_rlhf_`; rows of the same name differ in their `fixed` labels.
+    labels: those of a metric without a key. stages: whose lines have it. bounds: of a histogram's buckets.
     """
 
     key: str
