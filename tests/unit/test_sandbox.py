@@ -1,6 +1,7 @@
 """Programs that a model wrote: what they may do, and what they try. Each runs for real."""
 
 import os
+import socket
 import time
 
 import pytest
@@ -75,14 +76,12 @@ def test_no_process_and_no_thread_and_no_signal(limits):
 def test_no_network(free_port):
     connect = f"socket.create_connection(('127.0.0.1', {free_port}), 1)"
     program = f"import socket\ntry:\n  {connect}\n  print('did')\nexcept OSError: print('no')"
-    assert said(program, BARE) == "did\n"  # the server is there
-    assert said(program) == "no\n"
+    socket.create_connection(("127.0.0.1", free_port), 1).close()  # the server is there
+    assert said(program) == said(program, BARE) == "no\n"
 
 
 @pytest.fixture
 def free_port():
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -90,7 +89,8 @@ def free_port():
 def test_nothing_that_is_there_can_be_changed(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    places = [str(victim), "/var/tmp/scale-rlhf-x", "/dev/shm/scale-rlhf-x", os.path.expanduser("~/scale-rlhf-x"), "/etc/hosts"]
+    home = os.path.expanduser("~/scale-rlhf-x")
+    places = [str(victim), "/var/tmp/scale-rlhf-x", "/dev/shm/scale-rlhf-x", home, "/etc/hosts", "/dev/null"]
     program = f"import os\nfor place in {places!r}:\n"
     program += "  try:\n    open(place, 'a').write('x')\n    print(place)\n  except OSError: pass\n"
     program += f"try:\n  os.unlink({str(victim)!r})\nexcept OSError: pass\nopen('mine', 'w').write('x')\nprint(os.listdir('.'))"

@@ -18,18 +18,22 @@ import sys
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NEW = 0x10000000 | 0x00020000 | 0x40000000 | 0x20000000 | 0x08000000 | 0x04000000  # CLONE_NEW USER NS NET PID IPC UTS
-MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, READ_ONLY = 442, -100, 0x8000, 0x1
+MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
+READ_ONLY, HARMLESS = 0x1, 0x1 | 0x2 | 0x4  # and no set-user-ID, and no devices: root's would be open to whom root's files are
 NO_SUID, NO_DEVICES, PRIVATE, RECURSIVE = 2, 4, 1 << 18, 1 << 14
 DEATH_SIGNAL, NO_NEW_PRIVILEGES, SECCOMP = 1, 38, 22
 HIDDEN = ("/proc", "/home", "/root", "/run", "/dev/shm", "/tmp")
-# Machine: (number of its audit architecture, capset, system calls that are refused). First those that make processes and
-# threads; then those that open a way into the kernel that no program under test needs.
-# clone fork vfork clone3 | unshare setns mount umount2 ptrace bpf *_key* userfaultfd perf_event_open io_uring_* *kill
+# Machine: (number of its audit architecture, capset, system calls that are refused): those that make processes and threads;
+# that reach other processes (by signal, memory, or a socket that is a file); that open a way into the kernel.
+#   clone fork vfork clone3 | kill tkill tgkill *sigqueueinfo (2) pidfd_send_signal process_vm_* (2) ptrace socket |
+#   unshare setns mount umount2 bpf add_key request_key keyctl userfaultfd perf_event_open io_uring_* (3)
 MACHINES = {
     "x86_64": (0xC000003E, 126, (
-        56, 57, 58, 435, 272, 308, 165, 166, 101, 321, 248, 249, 250, 323, 298, 425, 426, 427, 62, 200, 234)),
+        56, 57, 58, 435, 62, 200, 234, 129, 297, 424, 310, 311, 101, 41,
+        272, 308, 165, 166, 321, 248, 249, 250, 323, 298, 425, 426, 427)),
     "aarch64": (0xC00000B7, 91, (
-        220, 435, 97, 268, 40, 39, 117, 280, 217, 218, 219, 282, 241, 425, 426, 427, 129, 130, 131)),
+        220, 435, 129, 130, 131, 138, 240, 424, 270, 271, 117, 198,
+        97, 268, 40, 39, 280, 217, 218, 219, 282, 241, 425, 426, 427)),
 }
 
 
@@ -84,7 +88,7 @@ def wait(child: int, deadline: float) -> None:
 def hide(folder: str) -> None:
     """Every mount read-only, private folders empty, and `folder` a small file system in memory: all that can be written."""
     called("mount", LIBC.mount(None, b"/", None, PRIVATE | RECURSIVE, None))
-    attributes = struct.pack("QQQQ", READ_ONLY, 0, 0, 0)
+    attributes = struct.pack("QQQQ", HARMLESS, 0, 0, 0)
     size = ctypes.c_size_t(len(attributes))
     called("mount_setattr", LIBC.syscall(MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, size))
     needed = [os.path.realpath(one) + "/" for one in (sys.prefix, sys.base_prefix)]

@@ -88,5 +88,5 @@ def _finish(process: subprocess.Popen, job: bytes, seconds: float) -> None:
 def _refusal(why: str) -> str:
     return ("unit_tests:passed: a program that a model wrote shall run without network and with nothing that it could "
             f"change, and this kernel or container does not allow that ({why}). Allow unprivileged user namespaces and "
-            "seccomp there (Docker: --security-opt seccomp=unconfined, or a profile with unshare and mount), or, on a machine that you can "
-            "lose, set isolated: false in reward.arguments: limits on time, memory and processes then stay")
+            "seccomp there (Docker: --security-opt seccomp=unconfined, or a profile with unshare and mount), or, on a machine "
+            "that you can lose, set isolated: false in reward.arguments: limits on time, memory and processes then stay")
