@@ -47,7 +47,8 @@ def code_folder(config: RunConfig) -> Path | None:
     """The folder from which reward functions and evaluation.judge are imported; None where they are installed, or not given."""
     found = {}
     for key, function in {**reward_functions(config), "evaluation.judge": config.evaluation.judge}.items():
-        if function and (folder := _folder_of(function.partition(":")[0].split(".")[0])):
+        module = (function or "").partition(":")[0].split(".")[0]
+        if module not in ("", "scale_rlhf") and (folder := _folder_of(module)):  # our own are there
             found[key] = folder
     if len(set(found.values())) > 1:
         places = " and ".join(f"{key} in {folder}" for key, folder in found.items())

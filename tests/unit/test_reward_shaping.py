@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from scale_rlhf.algorithms.shaping import clipped, mixed, normalised, overlong_penalty, reference_moments
+from scale_rlhf.config.changes import changes
 from scale_rlhf.config.checks import check
 from scale_rlhf.config.resources import asks
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError
+from scale_rlhf.launching.packing import code_folder
 from scale_rlhf.orchestration.health import Health
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.reward.function_worker import FunctionWorker
@@ -182,6 +184,21 @@ def test_a_name_of_a_source_is_plain():
 def test_a_mixture_is_no_start_for_a_value_model():
     assert "value.initial: the value model cannot start from the reward model where several sources are mixed" in told(
         reward={"mix": {"a": {"function": "json:loads"}}}, value={})
+
+
+def test_what_may_differ_where_a_run_goes_on():
+    before = RunConfig(reward={"mix": {"a": {"url": "http://h/", "weight": 1.0}}})
+    after = RunConfig(reward={"mix": {"a": {"url": "http://i/", "weight": 2.0, "cpus": 0.5, "timeout_seconds": 9}}})
+    assert {change.key: change.harmful for change in changes(before, after)} == {
+        "reward.mix.a.url": False, "reward.mix.a.weight": True, "reward.mix.a.cpus": False, "reward.mix.a.timeout_seconds": False}
+
+
+def test_functions_of_our_own_are_not_sent_to_a_cluster(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def f(samples): return [0.0] * len(samples)")
+    monkeypatch.chdir(tmp_path)
+    ours = {"function": "scale_rlhf.reward.verifiable.form:matches", "arguments": {"pattern": "a"}}
+    assert code_folder(RunConfig(reward=ours)) is None
+    assert code_folder(RunConfig(reward={"mix": {"ours": ours, "mine": {"function": "mine:f"}}})) == tmp_path.resolve()
 
 
 def test_arguments_reach_the_function_or_are_refused():
