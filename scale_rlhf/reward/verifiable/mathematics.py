@@ -2,8 +2,8 @@
 
     reward: {function: "scale_rlhf.reward.verifiable.mathematics:final_answer", arguments: {column: answer}}
 
-The answer is what is marked last: \\boxed{…}, "#### …", <answer>…</answer>, "the answer is …". Without a mark it is the last
-number of the response, unless `marked` asks for one. A mark that holds two numbers holds no answer: no second guess is paid.
+The answer is what is marked last: \\boxed{…}, "#### …", <answer>…</answer>; else what "the answer is"; else the last number of
+the response, unless `marked` asks for a mark. A mark that holds two numbers holds no answer: no second guess is paid.
 """
 
 import re
@@ -13,10 +13,8 @@ from scale_rlhf.reward.verifiable.columns import column as column_of
 from scale_rlhf.reward.verifiable.numbers import Number, plain, read_number
 
 LONGEST = 4000  # characters from the end of a text that are looked at
-_MARKS = re.compile(r"""
-    (?P<boxed>\\boxed\s*\{) | \#\#\#\#[ \t]*(?P<hashes>[^\n]*) | <answer>(?P<tag>[^<]*)</answer> |
-    \b[Aa]nswer(?:[ ]is|[ ]was|[ ]?:|[ ]=)[ ]?(?P<said>[^\n]*)
-""", re.VERBOSE)
+_MARKS = re.compile(r"\\boxed\s*\{|####|<answer>")
+_SAID = re.compile(r"\b[Aa]nswer(?:\*\*)?(?: is| was| =|(?= ?:)) ?:?")
 _SENTENCE = re.compile(r"(?:[.!?](?=\s|$)).*", re.DOTALL)
 _LAST = re.compile(r"""
     [-−]?[$€£¥₹]?[-−]? (?: \d+[ ]\d+/\d+ | \d+(?:,\d+)*(?:\.\d+)? | \.\d+ )
@@ -62,16 +60,24 @@ def reference_answer(text: str) -> str:
 
 
 def last_marked(text: str) -> str | None:
-    """What stands in the last mark; "" where it holds nothing, or its braces never close. None: there is no mark."""
-    marks = list(_MARKS.finditer(text))
-    if not marks:
-        return None
-    last = marks[-1]
-    if last["boxed"]:
-        return _braced(text, last.end())
-    if last["said"] is not None:
-        return _SENTENCE.sub("", last["said"])
-    return (last["hashes"] or last["tag"] or "").strip()
+    """What stands in the last mark; "" where it holds nothing, or it never closes. None: there is no mark.
+
+    "The answer is" counts where there is none of the others: it also stands in sentences about the answer.
+    """
+    for kind in (_MARKS, _SAID):
+        if marks := list(kind.finditer(text)):
+            return _held(text, marks[-1])
+    return None
+
+
+def _held(text: str, mark: re.Match) -> str:
+    rest = text[mark.end():]
+    if mark[0].startswith("\\"):
+        return _braced(text, mark.end())
+    if mark[0] == "<answer>":
+        return rest.partition("</answer>")[0] if "</answer>" in rest else ""
+    line = rest.partition("\n")[0]
+    return line.strip() if mark[0] == "####" else _SENTENCE.sub("", line)
 
 
 def _braced(text: str, start: int) -> str:
