@@ -95,7 +95,7 @@ def test_every_answer_of_gsm8k():
         rows = [json.loads(line) for line in file]
     assert len(rows) == 7473
     assert final_answer([{"response": row["answer"], "row": row} for row in rows]) == [1.0] * len(rows)
-    for row in rows[::15]:
+    for row in rows[::5]:
         value = read_number(reference_answer(row["answer"])).value
         for said in paraphrases(value):
             assert score(said, row["answer"]) == 1.0, (said, row["answer"][-20:])

@@ -1,6 +1,6 @@
 """The form of a response, without a look at what it says.
 
-    reward: {function: "scale_rlhf.reward.verifiable.form:matches", arguments: {pattern: '.*#### -?[\\d,.]+\\s*'}}
+    reward: {function: "scale_rlhf.reward.verifiable.form:matches", arguments: {pattern: '.*#### -?\\d+\\s*'}}
     reward: {function: "scale_rlhf.reward.verifiable.form:thinks_then_answers"}
 """
 
