@@ -42,6 +42,8 @@ def changes(before: RunConfig, after: RunConfig) -> list[Change]:
 
 
 def _harmless(key: str) -> bool:
+    if key.startswith("reward.mix."):  # each source has the keys of the section
+        key = f"reward.{key.split('.', 3)[-1]}"
     if any(key == one or key.startswith(f"{one}.") for one in _HARMLESS):
         return True
     return "." in key and key.split(".")[1] in _HARMLESS_OF_A_ROLE

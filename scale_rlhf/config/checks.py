@@ -15,6 +15,7 @@ from scale_rlhf.config.methods import ADVANTAGES
 from scale_rlhf.config.model_checks import check_models
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
+from scale_rlhf.config.reward_sources import outside, reward_functions, reward_sources
 from scale_rlhf.config.schema import DataSource, PPOSection, RunConfig
 from scale_rlhf.config.sizing.plan import plan
 from scale_rlhf.config.sizing.table import mistakes
@@ -86,40 +87,59 @@ def _training(config: RunConfig) -> Iterator[str]:
 
 
 def _feedback(config: RunConfig) -> Iterator[str]:
-    section, weights = config.reward_model, config.reward.aspects
+    section = config.reward_model
     if twice := sorted({aspect for aspect in section.aspects if section.aspects.count(aspect) > 1}):
         yield f"reward_model.aspects: expected each name once; found {', '.join(twice)} more than once"
     if section.aspects and section.feedback in ("pairs", "binary"):
         yield (f"reward_model.aspects: feedback: {section.feedback} has no aspects; set reward_model.feedback to ratings or "
                "rankings, or leave reward_model.aspects out")
-    if weights and not any(weights.values()):
-        yield "reward.aspects: every weight is 0, and so every score would be; give one that is not"
+    for where, source in reward_sources(config).items():
+        if source.aspects and not any(source.aspects.values()):
+            yield f"{where}.aspects: every weight is 0, and so every score would be; give one that is not"
 
 
 def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Iterator[str]:
-    reward = config.reward
-    given = [key for key in ("model", "function", "url") if getattr(reward, key)]
-    if len(given) > 1:
-        yield f"reward: expected exactly one of model, function and url; found {' and '.join(f'reward.{key}' for key in given)}"
-    if reward.url and not re.match(r"https?://[^/\s]+", reward.url):
-        yield f"reward.url: expected an address that begins with http:// or https://; found {reward.url}"
+    sources = reward_sources(config)
+    for where, source in sources.items():
+        given = [key for key in ("model", "function", "url") if getattr(source, key)]
+        if len(given) > 1:
+            found = " and ".join(f"{where}.{key}" for key in given)
+            yield f"{where}: expected exactly one of model, function and url; found {found}"
+        if source.url and not re.match(r"https?://[^/\s]+", source.url):
+            yield f"{where}.url: expected an address that begins with http:// or https://; found {source.url}"
+        if "ppo" in stages and not given and "reward" not in (*stages, *earlier):
+            yield (f"{where}: there is no reward: stage reward is not among the stages, and {where}.model, {where}.function and "
+                   f"{where}.url are null. Give one of them, such as {where}.model=runs/NAME/models/reward")
     if "ppo" not in stages:
         return
-    if not given and "reward" not in (*stages, *earlier):
-        yield ("reward: there is no reward: stage reward is not among the stages, and reward.model, reward.function and "
-               "reward.url are null. Give one of them, such as reward.model=runs/NAME/models/reward")
-    made = config.reward_model.aspects if "reward" in (*stages, *earlier) and not given else []
-    if made and (unknown := [aspect for aspect in reward.aspects if aspect not in made]):
-        near = get_close_matches(unknown[0], made, n=1)
-        yield (f"reward.aspects: expected some of reward_model.aspects ({', '.join(made)}); found {unknown[0]}"
-               f"{f'; did you mean {near[0]}?' if near else ''}")
-    critic = config.ppo.critic and config.value.initial == "reward" and config.value.model is None
-    if len(made) > 1 and critic:
+    made = config.reward_model.aspects if "reward" in (*stages, *earlier) else []
+    for where, source in sources.items():
+        own = [] if source.model or outside(source) else made  # of the model that this run makes
+        if own and (unknown := [aspect for aspect in source.aspects if aspect not in own]):
+            near = get_close_matches(unknown[0], own, n=1)
+            yield (f"{where}.aspects: expected some of reward_model.aspects ({', '.join(own)}); found {unknown[0]}"
+                   f"{f'; did you mean {near[0]}?' if near else ''}")
+    starts = config.ppo.critic and config.value.initial == "reward" and config.value.model is None
+    if len(made) > 1 and starts and not config.reward.mix and not config.reward.model:
         yield (f"value.initial: the value model has one number a token, and the reward model that this run makes has {len(made)} "
                "(reward_model.aspects); set value.initial=policy, or value.model")
-    if config.ppo.critic and config.value.initial == "reward" and config.value.model is None and (reward.function or reward.url):
-        yield ("value.initial: the value model cannot start from the reward model where the reward is a function or a service; "
+    if starts and (config.reward.mix or outside(config.reward)):
+        what = "several sources are mixed" if config.reward.mix else "the reward is a function or a service"
+        yield (f"value.initial: the value model cannot start from the reward model where {what}; "
                "set value.initial=policy, or value.model")
+    yield from _shaping(config)
+
+
+def _shaping(config: RunConfig) -> Iterator[str]:
+    for where, source in reward_sources(config).items():
+        if source.clip and not source.clip[0] < source.clip[1]:
+            yield f"{where}.clip: expected two numbers, the smaller first; found {list(source.clip)}"
+        data = config.data
+        if source.normalise and not (data.practice or data.instructions or data.preferences):
+            yield f"{where}.normalise: the reference answers are those of data.instructions, and there are none; give a file"
+    overlong, limit = config.reward.overlong, config.rollout.max_response_tokens
+    if overlong and overlong.buffer_tokens > limit:
+        yield (f"reward.overlong.buffer_tokens: at most rollout.max_response_tokens ({limit}); found {overlong.buffer_tokens}")
 
 
 def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
@@ -197,7 +217,8 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
         return
     needs = {
         "base": ("base_text", "instructions", "preferences"), "sft": ("instructions", "preferences"),
-        "reward": ("preferences",), "ppo": ("prompts", "preferences"), "evaluate": ("evaluation", "prompts", "preferences"),
+        "reward": ("preferences",), "ppo": ("prompts", "preferences", "instructions"),
+        "evaluate": ("evaluation", "prompts", "preferences", "instructions"),
     }
     for stage in stages:
         if not any(name in given for name in needs[stage]):
@@ -209,7 +230,7 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
 
 
 def _import_paths(config: RunConfig) -> Iterator[str]:
-    for key, value in (("reward.function", config.reward.function), ("evaluation.judge", config.evaluation.judge)):
+    for key, value in {**reward_functions(config), "evaluation.judge": config.evaluation.judge}.items():
         if value is None:
             continue
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):

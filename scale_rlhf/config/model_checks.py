@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scale_rlhf.config.model_files import HubUnreachable, ModelFiles, model_files, pickled_weights
+from scale_rlhf.config.reward_sources import reward_sources
 from scale_rlhf.config.schema import RunConfig, ScratchSection
 from scale_rlhf.config.sizing.engine import Cut, tensor_parallel_problem
 from scale_rlhf.config.sizing.shapes import shipped
@@ -62,16 +63,16 @@ def _template(path: str | None) -> Iterator[str]:
 def _given(config: RunConfig, stages: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Key and path of each model that the stages start from and that is named in the configuration."""
     roles = {
-        "base": ["base"], "sft": ["sft"], "reward": ["reward_model"], "ppo": ["policy", "value", "reference", "reward"],
-        "evaluate": ["reward"],
+        "base": ["base"], "sft": ["sft"], "reward": ["reward_model"], "ppo": ["policy", "value", "reference"], "evaluate": [],
     }
     used = dict.fromkeys(role for stage in stages for role in roles.get(stage, []) if role != "value" or config.ppo.critic)
-    for key, section in (("model", config.model), *((role, getattr(config, role)) for role in used)):
+    scored = reward_sources(config) if {"ppo", "evaluate"} & set(stages) else {}
+    for key, section in (("model", config.model), *((role, getattr(config, role)) for role in used), *scored.items()):
         path = section.path if key == "model" else section.model
         if path:
             yield f"{key}.path" if key == "model" else f"{key}.model", path
-    if "reward" in used:
-        yield from ((f"reward.ensemble.{place}", path) for place, path in enumerate(config.reward.ensemble))
+    for key, source in scored.items():
+        yield from ((f"{key}.ensemble.{place}", path) for place, path in enumerate(source.ensemble))
 
 
 def _code(config: RunConfig, key: str, model: ModelFiles) -> Iterator[str]:

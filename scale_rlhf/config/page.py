@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from types import NoneType, UnionType
-from typing import Annotated, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import yaml
@@ -29,7 +29,7 @@ _BOUNDS = {
     annotated_types.Gt: ("gt", "> "), annotated_types.Ge: ("ge", "≥ "),
     annotated_types.Lt: ("lt", "< "), annotated_types.Le: ("le", "≤ "),
 }
-_WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+_WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "value"}
 
 
 def page() -> str:

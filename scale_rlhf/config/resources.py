@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scale_rlhf.config.reward_sources import processes, reward_sources
 from scale_rlhf.config.schema import Placed, RunConfig
 
 
@@ -40,11 +41,9 @@ def asks(config: RunConfig, stage: str) -> list[Ask]:
         return [_ask(stage, section, section.workers)]
     if stage != "ppo":
         return []
-    reward = config.reward
-    scorers = 0 if reward.url else reward.replicas * (1 if reward.function else reward.workers)
     return [
         _ask("rollout", config.rollout, config.rollout.fewest, config.rollout.tensor_parallel),
-        _ask("reward", reward, scorers),
+        *(_ask(key, source, math.prod(processes(source))) for key, source in reward_sources(config).items()),
         _ask("reference", config.reference, config.reference.replicas * config.reference.workers),
         _ask("policy", config.policy, config.policy.workers),
         *([_ask("value", config.value, config.value.workers)] if config.ppo.critic else []),

@@ -3,7 +3,7 @@
 Imports no torch: a login node can validate a run.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -92,7 +92,7 @@ class DataSection(Section):
     base_text: Source | None = Field(None, description="Rows with `text`. null: the text of the demonstrations.")
     instructions: Source | None = Field(None, description="Rows with `prompt` and `response`, or `messages`. null: the chosen answers of `preferences`.")
     preferences: Source | None = Field(None, description="Rows that say which response is better, of any kind in docs/data.md: `chosen` and `rejected`; `responses` with `ratings` (by aspect too), or with `ranks`; `response` with `good`.")
-    prompts: Source | None = Field(None, description="Rows with `prompt` or `messages`. null: the prompts of `preferences`.")
+    prompts: Source | None = Field(None, description="Rows with `prompt` or `messages`. null: the prompts of `preferences`, or else of `instructions`.")
     evaluation: Source | None = Field(None, description="Held-out prompts, rows as in `prompts`. null: a share held out of `prompts`.")
     hold_out: float = Field(0.05, ge=0, lt=0.5, description="Share of `preferences` and, where `evaluation` is null, of `prompts` that is never trained on.")
     max_prompt_tokens: PositiveInt = Field(128, description="Longest prompt, chat template included.")
@@ -217,7 +217,7 @@ class RolloutSection(Placed):
         return self.engines.max if isinstance(self.engines, EngineRange) else self.engines
 
 
-class RewardSection(FrozenRole):
+class RewardSource(FrozenRole):
     """Exactly one of model, function and url; all null: the model that the reward stage made.
 
     Only a model has workers, dtype, tokens_per_batch, max_wait_ms, aspects and an ensemble; only a function or a service has
@@ -226,6 +226,7 @@ class RewardSection(FrozenRole):
 
     model: str | None = Field(None, description="Folder or hub name of a sequence-classification model.")
     function: str | None = Field(None, description="Import path of a Python function, package.module:name.")
+    arguments: dict[str, Any] = Field({}, description="Keyword arguments that `function` is called with beside the samples.")
     url: str | None = Field(None, description="Address of an HTTP service.")
     aspects: dict[str, float] = Field({}, description="Weight of each aspect of a model that scores several; one that is not named weighs 0. {}: their mean.")
     ensemble: list[str] = Field([], description="Folders or hub names of further models that score beside `model`, in the same processes.")
@@ -234,6 +235,36 @@ class RewardSection(FrozenRole):
     timeout_seconds: PositiveFloat = Field(60.0, description="Of one try of a call of a function or service.")
     retries: int = Field(3, ge=0, le=20, description="Further tries of a call of a function or service that failed, came too late or gave nonsense; after them its samples are left out, and counted.")
     retry_seconds: float = Field(0.25, ge=0, le=60, description="Wait before the first further try; twice as long before each that follows, but at most a minute.")
+
+
+    normalise: int | None = Field(None, ge=2, description="Score so many reference answers (of data.instructions) once, before the first step, and make their rewards' mean 0 and deviation 1. null: rewards as they are.")
+    clip: tuple[float, float] | None = Field(None, description="Bounds of the reward, after it is normalised. null: none.")
+
+
+class MixedSource(RewardSource):
+    weight: float = Field(1.0, description="The reward is the sum of weight · score over the sources.")
+
+
+class OverlongSection(Section):
+    """DAPO's soft punishment of length (Yu et al. 2025, equation 13)."""
+
+    buffer_tokens: PositiveInt = Field(description="Over so many tokens before rollout.max_response_tokens the reward sinks, in a line.")
+    penalty: PositiveFloat = Field(1.0, description="How far it has sunk at the limit.")
+
+
+class RewardSection(RewardSource):
+    """Where the reward comes from, and how it is shaped: each source is normalised, clipped and weighted, then length is
+    punished. Either one source, in this section itself, or several in `mix`, each a section with the same keys and a weight:
+
+        mix: {right: {function: "…:final_answer", weight: 1.0}, liked: {model: FOLDER, normalise: 256, weight: 0.2}}
+
+    One source is exactly one of model, function and url; all null: the model that the reward stage made. Only a model has
+    workers, dtype, tokens_per_batch and max_wait_ms; only a function or a service has timeout_seconds, retries and
+    retry_seconds; only a function has arguments.
+    """
+
+    mix: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], MixedSource] = Field({}, description="Several sources by names of your choice; keys as in this section, and `weight` (1).")
+    overlong: OverlongSection | None = Field(None, description="Punish responses that come close to the limit of length. null: off.")
 
 
 class ReferenceSection(FrozenRole):

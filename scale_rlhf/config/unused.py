@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scale_rlhf.config.methods import ADVANTAGES, readers
-from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.reward_sources import outside, reward_sources
+from scale_rlhf.config.schema import RewardSource, RunConfig, Section
 
 # Of a model that a reward server holds.
 _SERVED = ("workers", "dtype", "tokens_per_batch", "max_wait_ms", "aspects", "ensemble", "combine", "deviation_coefficient")
@@ -17,18 +18,12 @@ _OWN_CLUSTER = ("cpus", "gpus", "object_store_gb", "dashboard")
 
 def refused(config: RunConfig) -> Iterator[str]:
     """A message for each key that was set and has no effect beside another one."""
-    reward = config.reward
-    if reward.function:
-        yield from _set(config, "reward", _SERVED, "a reward.function runs in reward.replicas processes and holds no model")
-    elif reward.url:
-        keys = ("gpus", *_PLACED, *_SERVED)
-        yield from _set(config, "reward", keys, "reward.url is a service, and no process of this run is behind it")
-    else:
-        yield from _set(config, "reward", _CALLED, "it is for a reward.function or reward.url; a model has limits.score_seconds")
-        yield from _ensemble(config)
+    if config.reward.mix:
+        keys = tuple(key for key in RewardSource.model_fields)
+        yield from _set(config, "reward", keys, "with reward.mix it is a key of each source in it")
+    for where, source in reward_sources(config).items():
+        yield from _of_source(where, source)
     yield from _feedback(config)
-    if not reward.retries:
-        yield from _set(config, "reward", ("retry_seconds",), "with reward.retries: 0 nothing is tried again")
     yield from _algorithm(config)
     if config.ppo.kl_target is None:
         yield from _set(config, "ppo", ("kl_horizon",), "the KL coefficient is fixed, as ppo.kl_target is null")
@@ -45,12 +40,26 @@ def refused(config: RunConfig) -> Iterator[str]:
             yield f"data.{name}.split: it is for hub names, and {source.path} is a file; found {source.split}. Leave it out"
 
 
-def _ensemble(config: RunConfig) -> Iterator[str]:
-    reward = config.reward
-    if not reward.ensemble:
-        yield from _set(config, "reward", ("combine",), "reward.ensemble is empty, and one model's score is what it is")
-    if reward.combine != "mean_minus_deviation":
-        yield from _set(config, "reward", ("deviation_coefficient",), "it is for reward.combine: mean_minus_deviation")
+def _of_source(where: str, source: RewardSource) -> Iterator[str]:
+    if source.function:
+        yield from _of(where, source, _SERVED, f"a {where}.function runs in {where}.replicas processes and holds no model")
+    elif source.url:
+        keys = ("gpus", *_PLACED, *_SERVED, "arguments")
+        yield from _of(where, source, keys, f"{where}.url is a service, and no process of this run is behind it")
+    else:
+        why = f"it is for a {where}.function or {where}.url; a model has limits.score_seconds"
+        yield from _of(where, source, _CALLED, why)
+        yield from _of(where, source, ("arguments",), f"it is for a {where}.function")
+        yield from _ensemble(where, source)
+    if not source.retries:
+        yield from _of(where, source, ("retry_seconds",), f"with {where}.retries: 0 nothing is tried again")
+
+
+def _ensemble(where: str, source: RewardSource) -> Iterator[str]:
+    if not source.ensemble:
+        yield from _of(where, source, ("combine",), f"{where}.ensemble is empty, and one model's score is what it is")
+    if source.combine != "mean_minus_deviation":
+        yield from _of(where, source, ("deviation_coefficient",), f"it is for {where}.combine: mean_minus_deviation")
 
 
 def _feedback(config: RunConfig) -> Iterator[str]:
@@ -99,12 +108,16 @@ def noted(config: RunConfig) -> Iterator[str]:
             why = "not used with ppo.dynamic_sampling, where each prompt's responses are scored alone"
             yield from _set(config, "overlap", ("score_group",), why)
         why = "not used at overlap.max_staleness 0, where batches are cut by sample index"
-        for role in ("reference",) if config.reward.function or config.reward.url else ("reward", "reference"):
-            yield from _set(config, role, ("max_wait_ms",), why)
+        models = {key: source for key, source in reward_sources(config).items() if not outside(source)}
+        for key, section in {**models, "reference": config.reference}.items():
+            yield from _of(key, section, ("max_wait_ms",), why)
 
 
 def _set(config: RunConfig, name: str, keys: tuple[str, ...], why: str) -> Iterator[str]:
-    section = getattr(config, name)
+    return _of(name, getattr(config, name), keys, why)
+
+
+def _of(name: str, section: Section, keys: tuple[str, ...], why: str) -> Iterator[str]:
     for key in keys:
         value, default = getattr(section, key), type(section).model_fields[key].default
         if value != default:

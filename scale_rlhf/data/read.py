@@ -79,6 +79,12 @@ def prompts(source: DataSource, key: str = "data.prompts") -> list[dict]:
     return kept
 
 
+def answered(source: DataSource, key: str = "data.instructions") -> list[dict]:
+    """Rows {"messages": […, the assistant's turn], "_at": "FILE:LINE", **the file's other columns}, in the file's order."""
+    return [{**{name: value for name, value in row.items() if name not in ("messages", "prompt")},
+             "messages": instruction_messages(row, at), "_at": at} for at, row in _to_learn(source, key)]
+
+
 def _to_learn(source: DataSource, key: str) -> Iterator[Located]:
     """All rows but those whose one response is judged bad."""
     none = True

@@ -46,19 +46,25 @@ class ResolvedSources:
     minimum_gap: float
 
     def training_text(self) -> datasets.Dataset:
-        """Dataset[text], without held-out dialogues where it is derived from the preferences."""
+        """Dataset[text], without held-out dialogues where it is derived from the preferences, or prompts from it."""
         source = self.need("base_text")
         rows = read.base_text(source)
-        if source != self.preferences:
+        if source not in (self.preferences, self.prompts):
             return rows
         return self._selected(rows, read.instructions(source), lambda row: row["messages"][:-1])[0]
 
     def training_instructions(self) -> datasets.Dataset:
-        """Dataset[messages], without held-out prompts where they are derived from the preferences."""
+        """Dataset[messages], without held-out prompts where they are derived from the preferences, or prompts from them."""
         rows = read.instructions(self.need("instructions"))
-        if self.instructions != self.preferences:
+        if self.instructions not in (self.preferences, self.prompts):
             return rows
         return self._selected(rows, rows, lambda row: row["messages"][:-1])[0]
+
+    def reference_answers(self) -> list[dict]:
+        """Rows {"messages", which end with the answer, and the file's other columns} that stages may train on."""
+        rows = read.answered(self.need("instructions"))
+        out = held_out([row["messages"][:-1] for row in rows], self.hold_out, self.seed)
+        return [row for row, held in zip(rows, out, strict=True) if not held]
 
     def preference_split(self) -> tuple[datasets.Dataset, datasets.Dataset]:
         """Preference pairs to train on, and held-out ones: Dataset[messages, chosen, rejected, margin] each."""
@@ -110,7 +116,7 @@ def sources(config: RunConfig, folder: RunFolder | None) -> ResolvedSources:
         made = {name: DataSource(path=str(Path(folder.data) / file)) for name, file in _PRACTICE_FILES.items()}
         given = {name: given[name] or made[name] for name in given}
     given["instructions"] = given["instructions"] or given["preferences"]
-    given["prompts"] = given["prompts"] or given["preferences"]
+    given["prompts"] = given["prompts"] or given["preferences"] or given["instructions"]
     given["base_text"] = given["base_text"] or given["instructions"]
     gap = config.reward_model.minimum_gap
     return ResolvedSources(**given, hold_out=config.data.hold_out, seed=config.run.seed, minimum_gap=gap)

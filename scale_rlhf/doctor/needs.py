@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from scale_rlhf.config.model_files import HubUnreachable, model_files
 from scale_rlhf.config.resources import Ask, asks
+from scale_rlhf.config.reward_sources import reward_sources
 from scale_rlhf.config.schema import Placed, RunConfig, ScratchSection
 from scale_rlhf.errors import ConfigError
 
@@ -40,7 +41,8 @@ def _memory(config: RunConfig, stage: str, parameters: int) -> float:
     rollout = config.rollout
     engine = (1 + rollout.tensor_parallel) * PROCESS + (
         0 if rollout.gpus else parameters * _BYTES[rollout.dtype] + rollout.tensor_parallel * rollout.kv_cache_gb * 1e9)
-    frozen = sum(_frozen(section, section.replicas, section.workers, parameters) for section in (config.reward, config.reference))
+    frozen = sum(_frozen(section, section.replicas, section.workers, parameters)
+                 for section in (*reward_sources(config).values(), config.reference))
     trained = [config.policy, *([config.value] if config.ppo.critic else [])]
     published = 0 if rollout.gpus else 2 * parameters * _BYTES[rollout.dtype]
     return (PROCESS + rollout.fewest * engine + frozen + published

@@ -13,6 +13,7 @@ from sys import path as search_path
 
 from scale_rlhf.config.load import dump
 from scale_rlhf.config.places import is_local
+from scale_rlhf.config.reward_sources import reward_functions, reward_sources
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.launching.token import ray_token
@@ -43,10 +44,11 @@ class Package:
 
 
 def code_folder(config: RunConfig) -> Path | None:
-    """The folder from which reward.function and evaluation.judge are imported; None where they are installed, or not given."""
+    """The folder from which reward functions and evaluation.judge are imported; None where they are installed, or not given."""
     found = {}
-    for key, function in (("reward.function", config.reward.function), ("evaluation.judge", config.evaluation.judge)):
-        if function and (folder := _folder_of(function.partition(":")[0].split(".")[0])):
+    for key, function in {**reward_functions(config), "evaluation.judge": config.evaluation.judge}.items():
+        module = (function or "").partition(":")[0].split(".")[0]
+        if module not in ("", "scale_rlhf") and (folder := _folder_of(module)):  # our own are there
             found[key] = folder
     if len(set(found.values())) > 1:
         places = " and ".join(f"{key} in {folder}" for key, folder in found.items())
@@ -161,9 +163,10 @@ def check_paths(config: RunConfig) -> list[str]:
 
 def _paths(config: RunConfig) -> Iterator[tuple[str, str]]:
     given = {"model.path": config.model.path, "model.chat_template": config.model.chat_template}
-    roles = ("base", "sft", "reward_model", "policy", "value", "reference", "reward")
+    roles = ("base", "sft", "reward_model", "policy", "value", "reference")
     given |= {f"{role}.model": getattr(config, role).model for role in roles}
-    given |= {f"reward.ensemble.{place}": path for place, path in enumerate(config.reward.ensemble)}
+    for key, source in reward_sources(config).items():
+        given |= {f"{key}.model": source.model} | {f"{key}.ensemble.{place}": path for place, path in enumerate(source.ensemble)}
     sources = ("base_text", "instructions", "preferences", "prompts", "evaluation")
     given |= {f"data.{name}": source.path for name in sources if (source := getattr(config.data, name))}
     yield from ((key, path) for key, path in given.items() if path)

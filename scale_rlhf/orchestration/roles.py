@@ -13,7 +13,8 @@ from scale_rlhf.orchestration.deadlines import first_failure
 from scale_rlhf.orchestration.health import Budget
 from scale_rlhf.reference.server import ReferenceFleet
 from scale_rlhf.reward.interface import RewardFleet
-from scale_rlhf.reward.make import make_reward, processes
+from scale_rlhf.reward.make import make_reward
+from scale_rlhf.reward.make import placed as placed_reward
 from scale_rlhf.rollout.fleet import RolloutFleet
 from scale_rlhf.training.group import PolicyGroup, ValueGroup
 from scale_rlhf.weights.choice import one_host, transport
@@ -70,7 +71,7 @@ class Roles:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.rollout.start(engines, granted))
-                tasks.create_task(self.reward.start(placed.replicas("reward", config.reward, *processes(config)), probe))
+                tasks.create_task(self.reward.start(placed_reward(placed, config), probe))
                 tasks.create_task(self.reference.start(
                     placed.replicas("reference", config.reference, config.reference.replicas, config.reference.workers)))
                 tasks.create_task(self.policy.start())

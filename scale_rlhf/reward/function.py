@@ -1,6 +1,6 @@
 """A reward from a Python function that the user names by its import path.
 
-    def f(samples: list[dict]) -> list[float]
+    def f(samples: list[dict], **reward.arguments) -> list[float]
 
 Each sample is {"prompt", "response": text, "prompt_ids", "response_ids": token ids, "ended": bool, "row": the row of the
 data file}. It runs in processes of its own, `reward.replicas` of them, one call at a time in each. A call that raises, or
@@ -80,7 +80,8 @@ class FunctionReward:
             self._load[place] -= len(documents)
 
     def _made(self, place: int) -> Any:
-        return names.start(FunctionWorker, names.replica("reward", place), self.path, options=self._options[place],
+        return names.start(FunctionWorker, names.replica("reward", place), self.path, self.section.arguments,
+                           options=self._options[place],
                            namespace=self.namespace)
 
     async def _loaded(self, place: int) -> None:

@@ -2,8 +2,10 @@
 
 import difflib
 import importlib
+import inspect
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.reward.interface import ScoringFailed, finite_scores
@@ -13,15 +15,16 @@ LONGEST_ERROR = 2000  # characters of what a function raised
 
 
 class FunctionWorker:
-    """A Ray actor. path: package.module:name. Runs one call at a time."""
+    """A Ray actor. path: package.module:name; arguments: what it is given beside the samples. Runs one call at a time."""
 
-    def __init__(self, path: str):
-        self.path = path
+    def __init__(self, path: str, arguments: dict[str, Any] | None = None):
+        self.path, self.arguments = path, arguments or {}
         self.function: Callable | None = None
 
     def load(self) -> None:
-        """Import the function. Raises ConfigError where there is none."""
+        """Import the function. Raises ConfigError where there is none, or it does not take the arguments."""
         self.function = find_function(self.path)
+        check_arguments(self.function, self.path, self.arguments)
         logs.LOGGER.info("scores with %s", self.path)
 
     def score(self, documents: list[dict], step: int | None = None) -> list[float]:
@@ -32,7 +35,9 @@ class FunctionWorker:
         if step is not None:
             logs.at_step(step)
         try:
-            returned = self.function(documents)
+            returned = self.function(documents, **self.arguments)
+        except ConfigError:
+            raise  # no other try would help
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             said = f"{type(error).__name__}: {str(error)[:LONGEST_ERROR]}"
@@ -59,3 +64,20 @@ def find_function(path: str) -> Callable:
     if not callable(function):
         raise ConfigError(f"reward.function: expected a function at {path}, found {type(function).__name__}")
     return function
+
+
+def check_arguments(function: Callable, path: str, arguments: dict[str, Any]) -> None:
+    """Raises ConfigError where `function(samples, **arguments)` names an argument that it has not, or leaves one out."""
+    try:
+        takes = inspect.signature(function)
+    except (TypeError, ValueError):  # some that are written in C say nothing of themselves
+        return
+    try:
+        takes.bind([], **arguments)
+    except TypeError as error:
+        names = list(takes.parameters)[1:]
+        near = [found[0] for name in arguments if name not in names
+                if (found := difflib.get_close_matches(name, names, n=1))]
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"reward.arguments: {path} takes {', '.join(names) or 'none'}, and was given "
+                          f"{', '.join(arguments) or 'none'} ({error}){hint}") from None

@@ -1,5 +1,9 @@
 """The one place that chooses the kind of reward."""
 
+from collections.abc import Mapping
+
+from scale_rlhf.cluster.placement import Placement
+from scale_rlhf.config.reward_sources import processes, reward_sources
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.orchestration.health import Budget
@@ -8,13 +12,38 @@ from scale_rlhf.reward.interface import RewardFleet
 
 def make_reward(
     config: RunConfig, *, model: str | None, policy: str, budget: Budget | None = None, namespace: str | None = None,
+    moments: Mapping[str, tuple[float, float]] | None = None,
 ) -> RewardFleet:
-    """The reward that `config.reward` names. Starts nothing.
+    """The reward that `config.reward` names, shaped as it says. Starts nothing.
 
     model: what the reward stage made, for when reward has neither model nor function nor url. policy: folder or hub
     name of the model whose tokens the samples are made of. namespace: in which Ray finds its processes by their names.
-    Raises ConfigError.
+    moments: what sources that are normalised are normalised with, where that is known already. Raises ConfigError.
     """
+    section = config.reward
+    if not (section.mix or section.overlong or section.normalise or section.clip):
+        return _make_source(config, model, policy, budget, namespace)
+    from scale_rlhf.reward.shaped import ShapedReward
+
+    sources = {}
+    for key, source in reward_sources(config).items():
+        name = key.rpartition(".")[2]
+        alone = config.model_copy(update={"reward": source})
+        spaces = f"{namespace}-{name}" if namespace and section.mix else namespace  # two of them have a process 0
+        sources[name] = (source, _make_source(alone, model, policy, budget, spaces))
+    return ShapedReward(config, sources, moments)
+
+
+def placed(placement: Placement, config: RunConfig) -> list[list[dict]]:
+    """Ray options of every process of the reward, [replica][worker], one source after the other."""
+    return [replica for key, source in reward_sources(config).items()
+            for replica in placement.replicas(key, source, *processes(source))]
+
+
+def _make_source(
+    config: RunConfig, model: str | None, policy: str, budget: Budget | None, namespace: str | None,
+) -> RewardFleet:
+    """One source, which stands in config.reward."""
     section = config.reward
     named = [key for key in ("model", "function", "url") if getattr(section, key)]
     if len(named) > 1:
@@ -27,14 +56,6 @@ def make_reward(
     from scale_rlhf.reward.learned import LearnedReward
 
     return LearnedReward(config, model, policy, budget, namespace)
-
-
-def processes(config: RunConfig) -> tuple[int, int]:
-    """(replicas, processes of each) that a reward starts, for placement. A service has none here."""
-    section = config.reward
-    if section.url:
-        return 0, 0
-    return section.replicas, 1 if section.function else section.workers
 
 
 def _outside(config: RunConfig, policy: str, budget: Budget | None, namespace: str | None) -> RewardFleet:

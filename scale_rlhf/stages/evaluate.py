@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from scale_rlhf.config.reward_sources import all_outside
 from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.reward.reference_answers import kept_moments
 from scale_rlhf.stages.evaluation_answers import Contestants, answer, contestants, questions
 from scale_rlhf.stages.evaluation_judging import Judge, find_judge, true_score_curve
 from scale_rlhf.telemetry.metrics import MetricsLog, read_jsonl
@@ -83,7 +85,8 @@ def _evaluate(
         }
     pairs = held_out_pairs(config, folder, tokenizer, judge)
     rewarded = answers | {PAIRS: pairs.samples}
-    scores = measure(config, who, rewarded, for_kl, held_out_text(config, folder, tokenizer), _reward_model(config, folder))
+    scores = measure(config, who, rewarded, for_kl, held_out_text(config, folder, tokenizer), _reward_model(config, folder),
+                     kept_moments(config, folder))
     ranked = pairs.share_right(scores.rewards.pop(PAIRS, []))
     table = make_table(config, who, answers, verdicts, scores, best, judge.path if judge else None)
     table |= {"reward_ranks_right": ranked, "reward_pairs": len(pairs.samples) // 2}
@@ -106,7 +109,7 @@ def held_out_text(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTok
 
 def _reward_model(config: RunConfig, folder: RunFolder) -> str | None:
     """The learned reward of this run, if there is one; a function or a service is in the configuration."""
-    if config.reward.function or config.reward.url:
+    if all_outside(config):
         return None
     made = folder.model("reward")
     return config.reward.model or (str(made) if (made / "config.json").is_file() else None)

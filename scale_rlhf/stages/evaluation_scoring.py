@@ -16,12 +16,14 @@ import numpy as np
 from torch import nn
 
 from scale_rlhf.cluster.device import device
+from scale_rlhf.config.reward_sources import outside, reward_sources
 from scale_rlhf.experience.packing import in_rows, pack
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.models.forward import response_logprobs_alone
 from scale_rlhf.models.frozen.fleet import FrozenFleet
 from scale_rlhf.reference.server import ResponseLogprobs
 from scale_rlhf.reward.make import make_reward
+from scale_rlhf.reward.shaped import Moments
 from scale_rlhf.stages.evaluation_answers import Contestants
 from scale_rlhf.telemetry.progress import StageProgress, stage_progress
 
@@ -59,13 +61,15 @@ def measure(
     for_kl: dict[str, list[Sample]],
     text: Sequence[list[int]],
     reward_model: str | None,
+    moments: Moments | None = None,
 ) -> Scores:
     """Scores of every model. Blocks; Ray must be up.
 
     for_kl: each model's own samples, at rollout.temperature; none of the anchor's. text: rows of token ids of base text.
     reward_model: folder or hub name; None: the function or service of `reward`, if there is one, else no rewards.
+    moments: what the run's rewards are normalised with.
     """
-    return asyncio.run(_measure(config, who, answers, for_kl, text, reward_model))
+    return asyncio.run(_measure(config, who, answers, for_kl, text, reward_model, moments))
 
 
 def text_samples(rows: Sequence[list[int]]) -> list[Sample]:
@@ -83,14 +87,14 @@ def kl_estimate(own: Sequence[float], anchor: Sequence[float]) -> float:
     return math.fsum(a - b for a, b in zip(own, anchor, strict=True)) / len(own)
 
 
-async def _measure(config, who: Contestants, answers, for_kl, text, reward_model) -> Scores:
+async def _measure(config, who: Contestants, answers, for_kl, text, reward_model, moments) -> Scores:
     texts = text_samples(text)
     own = {name: [_at(sample, config.rollout.temperature) for sample in samples] for name, samples in for_kl.items()}
     jobs: dict[str, dict[str, list[Sample]]] = {name: {"text": texts} for name in who.paths}
     for name, samples in own.items():
         jobs[name][name] = samples
         jobs[who.anchor][name] = samples
-    rewarded = bool(reward_model or config.reward.function or config.reward.url)
+    rewarded = all(outside(source) or source.model or reward_model for source in reward_sources(config).values())
     total = sum(len(job) for parts in jobs.values() for job in parts.values()) + rewarded * sum(map(len, answers.values()))
     room = asyncio.Semaphore(_at_once(config))
     scores = Scores()
@@ -102,7 +106,7 @@ async def _measure(config, who: Contestants, answers, for_kl, text, reward_model
 
         async def rewards() -> None:
             async with room:
-                scores.rewards = await _rewards(config, reward_model, who, answers, progress)
+                scores.rewards = await _rewards(config, reward_model, who, answers, progress, moments)
 
         sums: dict[str, dict[str, list[float]]] = {}
         await _all([*(model(name) for name in who.paths), *([rewards()] if rewarded else [])])
@@ -134,8 +138,8 @@ def _compute(fleet: FrozenFleet):
     return compute
 
 
-async def _rewards(config, reward_model, who: Contestants, answers, progress: StageProgress) -> dict[str, list[float]]:
-    reward = make_reward(config, model=reward_model, policy=who.paths[who.anchor])
+async def _rewards(config, reward_model, who: Contestants, answers, progress: StageProgress, moments) -> dict[str, list[float]]:
+    reward = make_reward(config, model=reward_model, policy=who.paths[who.anchor], moments=moments)
 
     async def compute(samples: Sequence[Sample], group: int) -> list[float]:
         return await reward.score(samples, fixed=True, group=group)
@@ -177,11 +181,10 @@ def _at_once(config: RunConfig) -> int:
 
     there = ray.cluster_resources()
     fits = []
-    for section in (config.reference, config.reward):
-        processes = section.replicas * section.workers
-        fits.append(there.get("CPU", 0) / (processes * section.cpus))
-        if section.gpus:
-            fits.append(there.get("GPU", 0) / (processes * section.gpus))
+    for sections in ([config.reference], list(reward_sources(config).values())):
+        for kind, key in (("CPU", "cpus"), ("GPU", "gpus")):
+            if wanted := sum(section.replicas * section.workers * getattr(section, key) for section in sections):
+                fits.append(there.get(kind, 0) / wanted)
     return max(1, math.floor(min(fits) + 1e-6))
 
 

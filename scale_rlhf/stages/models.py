@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scale_rlhf.config.reward_sources import outside
 from scale_rlhf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def _compare(first: str, second: str, one: dict[str, int], other: dict[str, int]
 def _value_start(config: RunConfig, folder: RunFolder) -> str:
     if config.value.initial == "policy":
         return starting_model(config, folder, "policy")
-    if config.reward.function or config.reward.url:
-        _fail("value.model", "value.initial is `reward`, and the reward is a function or a service, not a model",
+    if config.reward.mix or outside(config.reward):
+        _fail("value.model", "value.initial is `reward`, and the reward is a function, a service or a mixture, not a model",
               "a model, or set value.initial=policy")
     return starting_model(config, folder, "reward")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
+from scale_rlhf.config.reward_sources import outside, reward_sources
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
 from scale_rlhf.experience.prompts import PromptStream
@@ -21,6 +22,7 @@ from scale_rlhf.orchestration.record import Record
 from scale_rlhf.orchestration.roles import Roles, StartingModels
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.orchestration.watch import Watch
+from scale_rlhf.reward.reference_answers import settle_moments
 
 
 def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
@@ -96,6 +98,7 @@ class Training:
         self.watch.follow(roles)
         try:
             await roles.start(probe=empty_answers(self.token_ids, self.rows, self.end_token_ids), again=self.ran)
+            await settle_moments(self.config, self.folder, roles.reward, self.models.policy, self.record.tell)
             self.ran = True
             loop = await self._loop(roles)
             self.watch.follow(roles, loop)
@@ -157,10 +160,17 @@ def starting_models(config: RunConfig, folder: RunFolder) -> StartingModels:
     reference = starting_model(config, folder, "reference")
     if reference != policy:
         check_same_vocabulary(policy, reference)
-    outside = config.reward.function or config.reward.url
     value = starting_model(config, folder, "value") if config.ppo.critic else None
     return StartingModels(policy, reference, value,
-                          None if outside else starting_model(config, folder, "reward"))
+                          _reward_start(config, folder))
+
+
+def _reward_start(config: RunConfig, folder: RunFolder) -> str | None:
+    """The model of the sources that name none of their own; None where there is no such source."""
+    from scale_rlhf.stages.models import starting_model
+
+    models = [source for source in reward_sources(config).values() if not outside(source)]
+    return starting_model(config, folder, "reward") if any(source.model is None for source in models) else None
 
 
 def training_prompts(config: RunConfig, folder: RunFolder, tokenizer) -> tuple[list[list[int]], list[dict]]:

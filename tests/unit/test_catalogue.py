@@ -32,7 +32,7 @@ def test_ray_takes_each_description():
 def test_no_two_rows_claim_a_key():
     for metric in METRICS:
         if metric.key:
-            key = metric.key.format(role="rollout", age="1")
+            key = metric.key.format(role="rollout", age="1", source="liked")
             claims = [other for other in METRICS if other.key and other.labels_of(key, metric.stages[0]) is not None]
             assert claims == [metric]
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from scale_rlhf.config.reward_sources import processes
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.reward.interface import ScoringFailed, finite_scores
-from scale_rlhf.reward.make import make_reward, processes
+from scale_rlhf.reward.make import make_reward
 from scale_rlhf.reward.text import Reader, read_tokenizer
 from tests.tiny import END, samples, tiny_tokenizer
 
@@ -55,9 +56,9 @@ def test_one_reward_is_named(tmp_path):
 
 
 def test_processes_for_placement():
-    assert processes(RunConfig(reward={"replicas": 2, "workers": 3})) == (2, 3)
-    assert processes(RunConfig(reward={"replicas": 2, "workers": 3, "function": "a:b"})) == (2, 1)
-    assert processes(RunConfig(reward={"url": "http://h/"})) == (0, 0)
+    assert processes(RunConfig(reward={"replicas": 2, "workers": 3}).reward) == (2, 3)
+    assert processes(RunConfig(reward={"replicas": 2, "workers": 3, "function": "a:b"}).reward) == (2, 1)
+    assert processes(RunConfig(reward={"url": "http://h/"}).reward) == (0, 0)
 
 
 def test_what_a_function_reads(tmp_path):

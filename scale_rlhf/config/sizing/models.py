@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from scale_rlhf.config.reward_sources import outside
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.config.sizing.parameters import Head
 from scale_rlhf.config.sizing.shapes import Shape, UnknownShape, shape_of
@@ -24,7 +25,7 @@ def roles(config: RunConfig, stage: str) -> list[str]:
     if stage != "ppo":
         names = [_TRAINED[stage]] if stage in _TRAINED else []
     else:
-        served = not (config.reward.function or config.reward.url)
+        served = not (config.reward.mix or outside(config.reward))
         names = ["rollout", *(["reward"] if served else []), "reference", "policy", *(["value"] if config.ppo.critic else [])]
     return [name for name in names if getattr(config, name).gpus]
 

@@ -16,6 +16,13 @@ LEARNING = (
     Metric("reward_server/ensemble_deviation_mean", "reward_ensemble_deviation",
            "Mean deviation between the members of an ensemble of reward models.", "Steady, or falls.",
            "Rises: the policy goes where the members know little; raise reward.deviation_coefficient or ppo.kl_coefficient."),
+    Metric("reward_server/{source}/raw_mean", "reward_source_score", "Mean score of a source of a shaped reward, as the source "
+           "gave it: before it is normalised, clipped, weighted and mixed. Of what was scored since the last step.",
+           "Each moves on its own scale.", "One rises while the others fall: it outweighs them; lower its weight, or normalise."),
+    Metric("reward_server/{source}/clipped_share", "reward_clipped_share", "Share of a source's scores that reward.clip changed.",
+           "Below 0.05.", "High: those answers can no longer be told apart; widen clip, or normalise."),
+    Metric("reward_server/overlong_share", "reward_overlong_share", "Share of responses that reward.overlong punished.",
+           "Near 0.", "High: raise rollout.max_response_tokens, or the penalty where responses shall be shorter."),
     Metric("reward/total_mean", "reward_total", "Mean score less the KL penalty: what PPO maximises.", "Rises with the score.",
            "Falls while the score rises: the penalty outgrows the gain; lower the learning rate or ppo.kl_coefficient."),
     Metric("kl/reference_mean", "kl", "KL to the reference, nats a response.",

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 ROLES = ("rollout", "reward", "reference", "policy", "value")
-_PATTERNS = {"role": "(?P<role>rollout|reward|reference|policy|value)(?:_server)?", "age": r"(?P<age>\d+)"}
+_PATTERNS = {"role": "(?P<role>rollout|reward|reference|policy|value)(?:_server)?", "age": r"(?P<age>\d+)",
+             "source": "(?P<source>[a-z][a-z0-9_]*)"}
 
 
 @dataclass(frozen=True)
 class Metric:
     """One row of the catalogue.
 
-    key: of a line; {role} and {age} stand for what becomes a label of that name. "": no line has it, and it is recorded as it
-    changes. name: after `ray_scale_rlhf_`; rows of the same name differ in their `fixed` labels. labels: those of a metric
-    without a key. stages: whose lines have it. bounds: of a histogram's buckets.
+    key: of a line; {role}, {age} and {source} stand for what becomes a label of that name. "": no line has it, and it is
+    recorded as it changes. name: after `ray_scale_rlhf_`; rows of the same name differ in their `fixed` labels.
+    labels: those of a metric without a key. stages: whose lines have it. bounds: of a histogram's buckets.
     """
 
     key: str
