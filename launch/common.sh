@@ -15,7 +15,7 @@ make_token() {
     chmod 600 "$RAY_AUTH_TOKEN_PATH"
 }
 
-run='' asked=''
+run='' asked='' told=''
 # run_to_its_end NODES ARGUMENT…: waits for the nodes, then runs. Its exit status is the run's. The run is in the background,
 # so that traps act at once.
 run_to_its_end() {
@@ -27,6 +27,7 @@ run_to_its_end() {
     await_run
 }
 await_run() {
+    [[ -z $asked || -n $told ]] || stop_run # a signal came before the run was known
     while kill -0 "$run" 2>/dev/null; do # a signal ends `wait`, and the run may still have to stop
         wait "$run" || true
     done
@@ -34,5 +35,7 @@ await_run() {
 }
 stop_run() { # as Ctrl-C does
     asked=1
-    [[ -z $run ]] || kill -TERM "$run" 2>/dev/null || true
+    [[ -n $run ]] || return 0
+    told=1
+    kill -TERM "$run" 2>/dev/null || true
 }
