@@ -126,12 +126,12 @@ def parquet(rows: list) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    file = io.BytesIO()
     try:
-        table = pyarrow.Table.from_pylist(rows)
+        file = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
     except (pyarrow.ArrowException, UnicodeError, OverflowError, ValueError, TypeError):  # no Parquet holds such rows
-        table = pyarrow.Table.from_pylist([GOOD | {"ratings": None}])
-    pyarrow.parquet.write_table(table, file)
+        file = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([GOOD | {"ratings": None}]), file)
     return file.getvalue()
 
 
