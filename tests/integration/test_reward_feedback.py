@@ -127,6 +127,7 @@ def test_the_model_is_any_classifier_with_its_aspects_named(trained):
         assert (trained[kind][0].out / "tokenizer.json").is_file() and model.config.pad_token_id is not None
 
 
+@pytest.mark.long
 def test_two_workers_under_ray_train_are_as_one(cluster, trained, tmp_path):
     alone, expected = trained["rankings"]
     both = job(tmp_path / "two", alone.start, "rankings", workers=2, microbatch=2)
