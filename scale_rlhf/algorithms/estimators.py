@@ -17,7 +17,7 @@ class Outcome:
     """What a batch of responses was rewarded with.
 
     rewards: [batch, tokens], `rewards.token_rewards`. mask: bool, likewise. group_ids: integers [batch], one a prompt.
-    baselines: [batch], the score of the greedy response to each one's prompt; None unless the method asks for it.
+    baselines: [batch], the total reward of the greedy response to each one's prompt; None unless the method asks for it.
     """
 
     rewards: torch.Tensor
@@ -62,11 +62,11 @@ def reinforce_with_baseline(outcome: Outcome) -> torch.Tensor:
 
 
 def remax(outcome: Outcome) -> torch.Tensor:
-    """ReMax (Li et al. 2023, equation 6): reward to go less the score of the greedy response to the same prompt.
+    """ReMax (Li et al. 2023, equation 6): reward to go less the reward of the greedy response to the same prompt.
 
     Raises ValueError where the outcome has no baselines.
     """
     if outcome.baselines is None:
-        raise ValueError("baselines: ReMax needs the score of a greedy response to each prompt; found none")
+        raise ValueError("baselines: ReMax needs the reward of a greedy response to each prompt; found none")
     to_go = reinforce_plus_plus(outcome.rewards, outcome.mask, gamma=1.0)
     return visible(to_go - outcome.baselines[:, None], outcome.mask)

@@ -150,6 +150,10 @@ def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
     if "ppo" not in stages:
         return
     why = "samples would come from another distribution than the one whose log-probabilities the learner computes"
+    if ADVANTAGES[ppo.advantages].greedy and ppo.kl_coefficient and ppo.kl_in == "reward" and rollout.temperature != 1:
+        yield (f"rollout.temperature: must be 1 with ppo.advantages: {ppo.advantages} and the KL penalty in the reward; found "
+               f"{rollout.temperature:g}. Engines give a greedy response's log-probabilities at temperature 1 alone, and its KL "
+               "would be another than the samples'; or set ppo.kl_in=loss, or ppo.kl_coefficient=0")
     if rollout.top_p != 1:
         yield f"rollout.top_p: must be 1 in RL; found {rollout.top_p:g}: {why}. Use rollout.temperature to sharpen"
     if rollout.top_k != 0:

@@ -10,7 +10,7 @@ class Advantages:
     """estimator: module:name in scale_rlhf.algorithms, called as estimator(outcome, **keys); None: GAE, with the value model.
 
     keys: of `ppo.`, that this method reads. compares: the responses to one prompt with each other, so that one alone says
-    nothing. greedy: it needs the score of a greedy response to each prompt. whitens: `ppo.whiten_advantages` is read.
+    nothing. greedy: it needs the reward of a greedy response to each prompt. whitens: `ppo.whiten_advantages` is read.
     """
 
     estimator: str | None

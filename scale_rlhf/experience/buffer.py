@@ -23,7 +23,7 @@ class Scored:
     sample: Sample
     score: float
     reference_logprobs: np.ndarray  # float32 [response tokens]
-    baseline: float | None = None  # of the greedy response to its prompt, where the method asks for one
+    baseline: float | None = None  # reward of the greedy response to its prompt, where the method asks for one
 
 
 @dataclass

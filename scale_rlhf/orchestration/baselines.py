@@ -1,22 +1,27 @@
 """Greedy responses, one to each prompt that is being answered: what ReMax compares with.
 
 A greedy response shares the fate of its prompt's samples. It is asked for with the first of them, scored in the same call,
-and issued again where they are; its score goes with each of them into the batch and into ppo/samples.jsonl. It is no sample:
+and issued again where they are; its reward goes with each of them into the batch and into ppo/samples.jsonl. It is no sample:
 it is not admitted, not trained on, and counted on its own (`baseline/responses`).
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 
+import numpy as np
+import torch
+
+from scale_rlhf.algorithms.kl import kl_estimate
+from scale_rlhf.config.schema import PPOSection
 from scale_rlhf.experience.sample import Prompt, Sample
 
 
 class Baselines:
     """Used from one asyncio loop."""
 
-    def __init__(self, generate: Callable[..., Coroutine], missing_end_penalty: float | None):
-        """generate: of the rollout fleet. missing_end_penalty: added to the score of one that never ended, as to samples'."""
-        self.generate, self.penalty = generate, missing_end_penalty or 0.0
+    def __init__(self, generate: Callable[..., Coroutine], ppo: PPOSection):
+        """generate: of the rollout fleet."""
+        self.generate, self.ppo = generate, ppo
         self._asked: dict[int, asyncio.Task] = {}  # by group
         self._ended = 0
 
@@ -31,9 +36,17 @@ class Baselines:
         self._ended += len(found)
         return found
 
-    def score(self, response: Sample, score: float) -> float:
-        """What a greedy response's score is as a baseline."""
-        return score + (0.0 if response.ended else self.penalty)
+    def reward(self, response: Sample, score: float, reference_logprobs: np.ndarray, coefficient: float) -> float:
+        """What a greedy response is rewarded with, as a sample would be: its score with the penalties, by coefficient β.
+
+        Without its own KL the baseline would be off by as much everywhere, and a loss that clips would take that for a reason.
+        """
+        if not response.ended:
+            score += self.ppo.missing_end_penalty or 0.0
+        if self.ppo.kl_in == "loss":
+            return score
+        kl = kl_estimate(torch.from_numpy(response.logprobs), torch.from_numpy(reference_logprobs), self.ppo.kl_estimator)
+        return score - coefficient * float(kl.double().sum())
 
     def take(self) -> dict[str, float]:
         """Metrics since the last call."""

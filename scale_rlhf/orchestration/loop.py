@@ -88,7 +88,7 @@ class Loop:
         self.kl_coefficient = ppo.kl_coefficient
         self.controller = AdaptiveKLController(ppo.kl_coefficient, ppo.kl_target, ppo.kl_horizon) if ppo.kl_target else None
         penalty, greedy = ppo.missing_end_penalty, ADVANTAGES[ppo.advantages].greedy
-        self.baselines = Baselines(roles.rollout.generate, penalty) if greedy else None
+        self.baselines = Baselines(roles.rollout.generate, ppo) if greedy else None
         self.dynamic = DynamicSampling(config.limits.silent_groups, penalty) if ppo.dynamic_sampling else None
         self.parity = Parity(config, roles)
         self.clock = StepClock()
@@ -173,13 +173,14 @@ class Loop:
 
     async def _score(self, number: int, samples: list[Sample]) -> None:
         greedy = await self.baselines.of(samples) if self.baselines else {}
+        everything = [*samples, *greedy.values()]
         try:
             scores, references = await asyncio.gather(
-                self.roles.reward.score([*samples, *greedy.values()], fixed=self.fixed, group=number),
-                self.roles.reference.logprobs(samples, fixed=self.fixed, group=number),
+                self.roles.reward.score(everything, fixed=self.fixed, group=number),
+                self.roles.reference.logprobs(everything, fixed=self.fixed, group=number),
             )
-            bad_numbers.check("rollout", "log-probability", samples, [sample.logprobs for sample in samples])
-            bad_numbers.check("reference", "log-probability", samples, references)
+            bad_numbers.check("rollout", "log-probability", everything, [sample.logprobs for sample in everything])
+            bad_numbers.check("reference", "log-probability", everything, references)
         except ScoringFailed as failure:
             self._failed_scores(failure)
             self._filter(samples, str(failure))
@@ -190,8 +191,9 @@ class Loop:
             self._filter(samples, str(failure))
             return
         self.failed_in_a_row = 0
-        baselines = {group: self.baselines.score(one, score)
-                     for (group, one), score in zip(greedy.items(), scores[len(samples):], strict=True)}
+        compared = zip(greedy.items(), scores[len(samples):], references[len(samples):], strict=True)
+        baselines = {group: self.baselines.reward(one, score, reference, self.kl_coefficient)
+                     for (group, one), score, reference in compared}
         silent = self.dynamic.silent(samples, scores) if self.dynamic else {}
         for sample, score, reference in zip(samples, scores, references, strict=False):
             group = sample.prompt.group

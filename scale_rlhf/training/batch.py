@@ -24,7 +24,7 @@ class TrainingBatch:
     reference_logprobs: list[np.ndarray]  # B of float32 [response tokens]
     kl_coefficient: float  # β, per nat
     proximal: list[np.ndarray] | None = None  # the policy's log-probabilities before the update, where it anchors the loss
-    baselines: np.ndarray | None = None  # float32 [B], the score of the greedy response to each one's prompt, where asked for
+    baselines: np.ndarray | None = None  # float32 [B], the reward of the greedy response to each one's prompt, where asked for
 
     @property
     def anchor(self) -> list[np.ndarray]:

@@ -75,6 +75,7 @@ def test_the_defaults_pass():
     ({"ppo": {"advantages": "reinforce_plus_plus_baseline"}}, "ppo.responses_per_prompt: ppo.advantages: reinforce_plus_plus_baseline compares"),
     ({"ppo": PAIRS | {"dynamic_sampling": True}}, "ppo.dynamic_sampling: a prompt whose responses score alike says nothing only where"),
     ({"ppo": {"kl_in": "loss"}}, "ppo.kl_estimator: k1 in the loss has no gradient but noise"),
+    ({"ppo": {"advantages": "remax"}, "rollout": {"temperature": 0.7}}, "rollout.temperature: must be 1 with ppo.advantages: remax and the KL penalty in the reward; found 0.7"),
     ({"ppo": {"steps": 5, "value_pretraining": 5}}, "ppo.value_pretraining: of ppo.steps (5) at least one must train the policy; found 5"),
     ({"ppo": {"kl_target": 6.0, "kl_coefficient": 0}}, "ppo.kl_coefficient: 0 stays 0 under an adaptive coefficient"),
     ({"rollout": {"kv_cache_gb": 1e-5}}, "rollout.kv_cache_gb: one sequence of"),

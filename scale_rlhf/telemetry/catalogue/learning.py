@@ -73,8 +73,8 @@ LEARNING = (
     Metric("value/silent_share", "silent_share", "Share of responses whose advantage is 0, of methods without a value model.",
            "Low; 0 with ppo.dynamic_sampling.", "High: prompts too hard or too easy; set ppo.dynamic_sampling, or raise "
            "ppo.responses_per_prompt."),
-    Metric("value/baseline", "baseline_score", "Mean score of the greedy responses that ppo.advantages: remax compares with.",
-           "Rises with reward_score, and is above it.", "Below it for long: look at the greedy answers."),
+    Metric("value/baseline", "baseline_score", "Mean reward of the greedy responses that ppo.advantages: remax compares with.",
+           "Rises with reward_total, and is above it.", "Below it for long: look at the greedy answers."),
     Metric("baseline/responses", "baseline_responses", "Greedy responses of a step, which are compared with and not trained on.",
            "One a prompt.", "–"),
     Metric("sampling/silent_prompts", "silent_prompts", "Prompts that ppo.dynamic_sampling left out since the last step, as all "
