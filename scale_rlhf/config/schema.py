@@ -212,11 +212,7 @@ class RolloutSection(Placed):
 
 
 class RewardSource(FrozenRole):
-    """Exactly one of model, function and url; all null: the model that the reward stage made.
-
-    Only a model has workers, dtype, tokens_per_batch and max_wait_ms; only a function or a service has timeout_seconds,
-    retries and retry_seconds.
-    """
+    """One source of reward; RewardSection says which keys go together."""
 
     model: str | None = Field(None, description="Folder or hub name of a sequence-classification model.")
     function: str | None = Field(None, description="Import path of a Python function, package.module:name.")
@@ -243,8 +239,8 @@ class OverlongSection(Section):
 
 
 class RewardSection(RewardSource):
-    """Where the reward comes from, and how it is shaped: each source is normalised, clipped and weighted, then length is
-    punished. Either one source, in this section itself, or several in `mix`, each a section with the same keys and a weight:
+    """Where the reward comes from, and how it is shaped: each source is normalised, clipped and weighted, then length counts.
+    Either one source, in this section itself, or several in `mix`, each a section with the same keys and a weight:
 
         mix: {right: {function: "…:final_answer", weight: 1.0}, liked: {model: FOLDER, normalise: 256, weight: 0.2}}
 
