@@ -221,8 +221,6 @@ class RewardSource(FrozenRole):
     timeout_seconds: PositiveFloat = Field(60.0, description="Of one try of a call of a function or service.")
     retries: int = Field(3, ge=0, le=20, description="Further tries of a call of a function or service that failed, came too late or gave nonsense; after them its samples are left out, and counted.")
     retry_seconds: float = Field(0.25, ge=0, le=60, description="Wait before the first further try; twice as long before each that follows, but at most a minute.")
-
-
     normalise: int | None = Field(None, ge=2, description="Score so many reference answers (of data.instructions) once, before the first step, and make their rewards' mean 0 and deviation 1. null: rewards as they are.")
     clip: tuple[float, float] | None = Field(None, description="Bounds of the reward, after it is normalised. null: none.")
 
