@@ -218,11 +218,7 @@ class RolloutSection(Placed):
 
 
 class RewardSource(FrozenRole):
-    """Exactly one of model, function and url; all null: the model that the reward stage made.
-
-    Only a model has workers, dtype, tokens_per_batch, max_wait_ms, aspects and an ensemble; only a function or a service has
-    timeout_seconds, retries and retry_seconds.
-    """
+    """One source of reward; RewardSection says which keys go together."""
 
     model: str | None = Field(None, description="Folder or hub name of a sequence-classification model.")
     function: str | None = Field(None, description="Import path of a Python function, package.module:name.")
@@ -235,8 +231,6 @@ class RewardSource(FrozenRole):
     timeout_seconds: PositiveFloat = Field(60.0, description="Of one try of a call of a function or service.")
     retries: int = Field(3, ge=0, le=20, description="Further tries of a call of a function or service that failed, came too late or gave nonsense; after them its samples are left out, and counted.")
     retry_seconds: float = Field(0.25, ge=0, le=60, description="Wait before the first further try; twice as long before each that follows, but at most a minute.")
-
-
     normalise: int | None = Field(None, ge=2, description="Score so many reference answers (of data.instructions) once, before the first step, and make their rewards' mean 0 and deviation 1. null: rewards as they are.")
     clip: tuple[float, float] | None = Field(None, description="Bounds of the reward, after it is normalised. null: none.")
 
@@ -253,13 +247,13 @@ class OverlongSection(Section):
 
 
 class RewardSection(RewardSource):
-    """Where the reward comes from, and how it is shaped: each source is normalised, clipped and weighted, then length is
-    punished. Either one source, in this section itself, or several in `mix`, each a section with the same keys and a weight:
+    """Where the reward comes from, and how it is shaped: each source is normalised, clipped and weighted, then length counts.
+    Either one source, in this section itself, or several in `mix`, each a section with the same keys and a weight:
 
         mix: {right: {function: "…:final_answer", weight: 1.0}, liked: {model: FOLDER, normalise: 256, weight: 0.2}}
 
     One source is exactly one of model, function and url; all null: the model that the reward stage made. Only a model has
-    workers, dtype, tokens_per_batch and max_wait_ms; only a function or a service has timeout_seconds, retries and
+    workers, dtype, tokens_per_batch, max_wait_ms, aspects and an ensemble; only a function or a service has timeout_seconds, retries and
     retry_seconds; only a function has arguments.
     """
 
