@@ -10,7 +10,7 @@ import torch
 from scale_rlhf.config.schema import ModelSection, PracticeSection, RewardModelSection, RunConfig
 from scale_rlhf.data.feedback import judgements
 from scale_rlhf.orchestration.run_folder import RunFolder
-from scale_rlhf.stages import base, reward_model
+from scale_rlhf.stages import base, reward_model, sft
 from scale_rlhf.training.layout import lay_out
 from scale_rlhf.training.ray_train import RayTrainRun
 from scale_rlhf.training.supervised import Job, write_inputs
@@ -162,20 +162,23 @@ async def asked(reward, given):
 
 RATED = 4500  # prompts of four responses by three raters: 54,000 ratings, as in the quickstart
 LEARNING = {"workers": 2, "zero_stage": 0, "learning_rate": 1e-3, "warmup_steps": 10, "max_tokens": 96, "save_every": None}
-CUT = {"pairs": (8, 4), "ratings": (16, 8), "rankings": (4, 2), "binary": (16, 8)}  # samples a step and a forward: 16 texts
+CUT = {"pairs": (16, 8), "ratings": (32, 16), "rankings": (8, 4), "binary": (32, 16)}  # samples a step and a forward: 32 texts
 
 
 @pytest.fixture(scope="module")
 def world(cluster, tmp_path_factory):
-    """The practice world's ratings in every form, and a base model of its text."""
+    """The practice world's ratings in every form, and a model tuned on its instructions, as in the quickstart."""
     from scale_rlhf.data.practice.write import write_world
 
     folder = RunFolder(tmp_path_factory.mktemp("world"))
-    practice = PracticeSection(base_lines=4000, rated_prompts=RATED)
+    practice = PracticeSection(base_lines=7000, demonstrations=4000, rated_prompts=RATED)
     write_world(folder.data, practice)
     scratch = {"hidden_size": 128, "layers": 3, "intermediate_size": 384, "vocabulary": 1024, "context": 128}
     text = LEARNING | {"learning_rate": 3e-3, "batch_size": 4, "microbatch": 2, "max_tokens": 128}
-    base.run(RunConfig.model_validate({"data": {"practice": practice}, "model": {"scratch": scratch}, "base": text}), folder)
+    tuned = LEARNING | {"learning_rate": 2e-3, "epochs": 4}
+    settings = {"data": {"practice": practice}, "model": {"scratch": scratch}, "base": text, "sft": tuned}
+    for stage in (base, sft):
+        stage.run(RunConfig.model_validate(settings), folder)
     rated = [json.loads(line) for line in (folder.data / "ratings.jsonl").read_text().splitlines()]
     means = [[sum(one) / len(one) for one in row["ratings"]] for row in rated]
     ranked = [{"prompt": row["prompt"], "responses": row["responses"], "ranks": [1 + sum(b > a for b in mean) for a in mean]}
@@ -189,14 +192,14 @@ def world(cluster, tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("feedback", CUT)
 def test_each_kind_of_feedback_ranks_held_out_pairs_right(world, tmp_path, feedback):
     """The same 4,500 rated prompts told in four ways; judged on the same held-out pairs, of mean ratings that differ by ½."""
     folder, forms = world
     batch, microbatch = CUT[feedback]
-    settings = LEARNING | {"feedback": feedback, "model": str(folder.model("base"))}
-    settings |= {"batch_size": batch, "microbatch": microbatch} | ({"max_steps": 1000} if feedback == "pairs" else {})
+    settings = LEARNING | {"feedback": feedback, "model": str(folder.model("sft"))}
+    settings |= {"batch_size": batch, "microbatch": microbatch} | ({"epochs": 1} if feedback == "pairs" else {"epochs": 3})
     data = {"preferences": forms[feedback], "hold_out": 0.1}
     config = RunConfig.model_validate({"data": data, "reward_model": settings})
     made = RunFolder(tmp_path / "run")
