@@ -110,7 +110,7 @@ def test_a_recomputed_policy_without_a_weight_is_refused_and_what_it_does(cluste
 
 
 # Without a critic, and with other losses: the penalty is in the reward, where every one of them has π* as its fixed point
-# (tests/integration/test_method_optimum.py, exactly; and which forms have not). Whitened advantages, and those divided by a group's
+# (test_method_optimum.py, exactly; and which forms have not). Whitened advantages, and those divided by a group's
 # deviation, keep their size near π*, where all rewards are alike: they end near it as far as the learning rate has fallen.
 # CISPO has no clip that ends a token's gradient: it takes smaller steps, and leaves the lower side open, as its paper does.
 RLOO, GRPO = {"advantages": "leave_one_out"}, {"advantages": "group_relative"}
