@@ -13,14 +13,13 @@ from importlib.util import find_spec
 from scale_rlhf.config.model_checks import check_models
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
-from scale_rlhf.config.schema import DataSource, RunConfig
+from scale_rlhf.config.schema import STAGES, SUPERVISED, DataSource, RunConfig
 from scale_rlhf.config.sizing.plan import plan
 from scale_rlhf.config.sizing.table import mistakes
 from scale_rlhf.config.unused import noted, refused
 from scale_rlhf.errors import ConfigError, DataError
 
-TRAINED = ("base", "sft", "reward_model", "policy", "value")
-_ORDER = ("base", "sft", "reward", "ppo", "evaluate")
+TRAINED = (*SUPERVISED.values(), "policy", "value")
 _SMALLEST_STORE_GB = 0.08  # Ray refuses less than 75 MB
 
 
@@ -39,12 +38,12 @@ def check(
     to start here and now; False (validation on a login node) makes a machine that is too small a note.
     """
     stages = stages_of(config, stages)
-    if unknown := [stage for stage in stages if stage not in _ORDER]:  # of a folder that somebody else wrote
-        raise ConfigError(f"run.stages: expected some of {', '.join(_ORDER)}; found {', '.join(map(repr, unknown))}")
+    if unknown := [stage for stage in stages if stage not in STAGES]:  # of a folder that somebody else wrote
+        raise ConfigError(f"run.stages: expected some of {', '.join(STAGES)}; found {', '.join(map(repr, unknown))}")
     notes: list[str] = list(noted(config))
     mistakes = [
         *_stages(config, stages, earlier), *_training(config), *_reward(config, stages, earlier), *_reinforcement(config, stages),
-        *_overlap(config),
+        *_preferences(config, stages), *_overlap(config),
         *_scratch(config), *_data(config, stages), *_import_paths(config), *_attention(config, stages), *_cluster(config, starts),
         *_telemetry(config, starts), *refused(config), *check_models(config, stages, notes), *_sizes(config, stages, notes),
     ]
@@ -59,11 +58,12 @@ def check(
 
 
 def _stages(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Iterator[str]:
-    in_order = [name for name in _ORDER if name in stages]
+    in_order = [name for name in STAGES if name in stages]
     if stages != in_order:
-        yield f"run.stages: expected stages once each in the order {', '.join(_ORDER)}; found {', '.join(stages)}"
+        yield f"run.stages: expected stages once each in the order {', '.join(STAGES)}; found {', '.join(stages)}"
     first = next((stage for stage in in_order if stage != "evaluate"), None)
-    key = {"sft": "sft.model", "reward": "reward_model.model", "ppo": "policy.model"}.get(first)
+    section = {"ppo": "policy"}.get(first, SUPERVISED.get(first))
+    key = f"{section}.model" if section not in (None, "base") else None
     if key and not earlier and config.model.path is None and getattr(config, key.split(".")[0]).model is None:
         yield (f"{key}: there is no model to start from: model.path is null and stage base is not among the stages "
                f"({', '.join(stages)}). Give {key}=FOLDER, such as runs/NAME/models/base, or model.path")
@@ -89,12 +89,12 @@ def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Ite
         yield f"reward: expected exactly one of model, function and url; found {' and '.join(f'reward.{key}' for key in given)}"
     if reward.url and not re.match(r"https?://[^/\s]+", reward.url):
         yield f"reward.url: expected an address that begins with http:// or https://; found {reward.url}"
-    if "ppo" not in stages:
+    if not {"best_of_n", "ppo"} & set(stages):
         return
     if not given and "reward" not in (*stages, *earlier):
         yield ("reward: there is no reward: stage reward is not among the stages, and reward.model, reward.function and "
                "reward.url are null. Give one of them, such as reward.model=runs/NAME/models/reward")
-    if config.value.initial == "reward" and config.value.model is None and (reward.function or reward.url):
+    if "ppo" in stages and config.value.initial == "reward" and config.value.model is None and (reward.function or reward.url):
         yield ("value.initial: the value model cannot start from the reward model where the reward is a function or a service; "
                "set value.initial=policy, or value.model")
 
@@ -110,6 +110,15 @@ def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
         yield f"rollout.top_p: must be 1 in RL; found {rollout.top_p:g}: {why}. Use rollout.temperature to sharpen"
     if rollout.top_k != 0:
         yield f"rollout.top_k: must be 0 (off) in RL; found {rollout.top_k}: {why}. Use rollout.temperature to sharpen"
+
+
+def _preferences(config: RunConfig, stages: list[str]) -> Iterator[str]:
+    dpo = config.dpo
+    if "dpo" in stages and dpo.loss == "kto" and (dpo.microbatch < 2 or dpo.batch_size <= dpo.workers):
+        yield (f"dpo.microbatch: TRL's KTO needs at least 2 samples in a forward; found dpo.microbatch {dpo.microbatch}, and "
+               f"{dpo.batch_size} samples a step (dpo.batch_size) over {dpo.workers} workers")
+    if "best_of_n" in stages and config.rollout.ignore_end:
+        yield "rollout.ignore_end: best_of_n learns answers that have ended by themselves, and with it none does; leave it out"
 
 
 def _overlap(config: RunConfig) -> Iterator[str]:
@@ -148,6 +157,9 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
     data = config.data
     given: dict[str, DataSource] = {name: source for name in ("base_text", "instructions", "preferences", "prompts", "evaluation")
                                     if (source := getattr(data, name))}
+    given |= {f"mixture.{place}": source for place, source in enumerate(data.mixture)}
+    if data.mixture and data.instructions:
+        yield "data.mixture: it stands instead of data.instructions; give one of them"
     for name, source in given.items():
         if is_local(source.path):
             try:
@@ -157,8 +169,9 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
     if data.practice:
         return
     needs = {
-        "base": ("base_text", "instructions", "preferences"), "sft": ("instructions", "preferences"),
-        "reward": ("preferences",), "ppo": ("prompts", "preferences"), "evaluate": ("evaluation", "prompts", "preferences"),
+        "base": ("base_text", "instructions", "preferences"), "sft": ("instructions", "mixture.0", "preferences"),
+        "reward": ("preferences",), "best_of_n": ("prompts", "preferences"), "dpo": ("preferences",),
+        "ppo": ("prompts", "preferences"), "evaluate": ("evaluation", "prompts", "preferences"),
     }
     for stage in stages:
         if not any(name in given for name in needs[stage]):
@@ -187,7 +200,7 @@ def _top_module(name: str) -> bool:
 def _attention(config: RunConfig, stages: list[str]) -> Iterator[str]:
     if config.model.attention != "flash_attention_2":
         return
-    users = {"base": ["base"], "sft": ["sft"], "reward": ["reward_model"], "ppo": ["policy", "value", "reference"]}
+    users = {stage: [section] for stage, section in SUPERVISED.items()} | {"ppo": ["policy", "value", "reference"]}
     for name in (name for stage in stages for name in users.get(stage, [])):
         section = getattr(config, name)
         if not section.gpus:

@@ -3,7 +3,7 @@
 Imports no torch: a login node can validate a run.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -20,7 +20,9 @@ from pydantic import (
 Dtype = Literal["float32", "bfloat16"]
 ZeroStage = Literal[0, 1, 2, 3]
 Schedule = Literal["constant", "linear", "cosine"]
-StageName = Literal["base", "sft", "reward", "ppo", "evaluate"]
+StageName = Literal["base", "sft", "reward", "best_of_n", "dpo", "ppo", "evaluate"]
+STAGES: tuple[str, ...] = get_args(StageName)  # in the order in which a run has them
+SUPERVISED = {"base": "base", "sft": "sft", "reward": "reward_model", "best_of_n": "best_of_n", "dpo": "dpo"}  # stage: section
 
 
 class Section(BaseModel):
@@ -33,7 +35,7 @@ class RunSection(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run; its folder is folder/name.")
     seed: NonNegativeInt = Field(0, description="Every random choice of the run follows from it.")
     folder: str = Field("runs", description="Where run folders are made.")
-    stages: list[StageName] = Field(["base", "sft", "reward", "ppo", "evaluate"], description="Stages of `run`, in order.", min_length=1)
+    stages: list[StageName] = Field(["base", "sft", "reward", "ppo", "evaluate"], description="Stages of `run`, in order. best_of_n and dpo start from what sft made, as ppo does.", min_length=1)
 
 
 class ScratchSection(Section):
@@ -83,11 +85,16 @@ class PracticeSection(Section):
     prompts: PositiveInt = Field(2000, description="Prompts for reinforcement learning.")
 
 
+class WeightedSource(DataSource):
+    weight: PositiveFloat = Field(1.0, description="Share of the samples that are trained on, relative to the other sources' weights.")
+
+
 class DataSection(Section):
     practice: PracticeSection | None = Field(None, description="Make the practice world in the run's folder and use its files for every source that is null.")
     base_text: Source | None = Field(None, description="Rows with `text`. null: the text of the demonstrations.")
     instructions: Source | None = Field(None, description="Rows with `prompt` and `response`, or `messages`. null: the chosen answers of `preferences`.")
-    preferences: Source | None = Field(None, description="Rows with `prompt`, `responses` and `ratings`, or `chosen` and `rejected` (with `prompt`, or whole dialogues).")
+    mixture: list[WeightedSource] = Field([], description="Instruction data of several sources, instead of `instructions`. An epoch has as many samples as all of them have rows, and of each source its weight's share: a random part of them, or some of them more than once.")
+    preferences: Source | None = Field(None, description="Rows with `prompt`, `responses` and `ratings`, or `chosen` and `rejected` (with `prompt`, or whole dialogues). For `dpo.loss: kto` also `prompt` or `messages`, `response` and `good` (true or false).")
     prompts: Source | None = Field(None, description="Rows with `prompt` or `messages`. null: the prompts of `preferences`.")
     evaluation: Source | None = Field(None, description="Held-out prompts, rows as in `prompts`. null: a share held out of `prompts`.")
     hold_out: float = Field(0.05, ge=0, lt=0.5, description="Share of `preferences` and, where `evaluation` is null, of `prompts` that is never trained on.")
@@ -150,6 +157,7 @@ class SupervisedSection(Placed, Optimisation):
     batch_size: PositiveInt = Field(32, description="Samples of one optimizer step, over all workers.")
     microbatch: PositiveInt = Field(16, description="Samples of one forward.")
     max_tokens: PositiveInt = Field(256, description="Longer sequences are cut.")
+    held_out_every: PositiveInt | None = Field(None, description="Optimizer steps between measurements on the held-out rows, beside the one at the end. null: at the end alone.")
     save_every: PositiveInt | None = Field(200, description="Optimizer steps between checkpoints, from which `scale-rlhf resume` goes on; the two newest are kept while the stage runs. null: none, and a stage that was interrupted begins anew.")
 
 
@@ -159,11 +167,30 @@ class BaseStageSection(SupervisedSection):
 
 class SftSection(SupervisedSection):
     packing: bool = Field(False, description="Several samples a row of max_tokens, without padding and without attention between them.")
+    neftune_alpha: PositiveFloat | None = Field(None, description="NEFTune (Jain et al. 2023): noise on the embeddings while training, uniform within ±alpha/√(tokens of a row · width). 5 to 15 are usual. null: none.")
 
 
 class RewardModelSection(SupervisedSection):
     margin: bool = Field(True, description="Add the difference of the ratings to the loss as a margin (Llama 2), where there are ratings.")
     minimum_gap: NonNegativeFloat = Field(0.5, description="Pairs are made of responses whose mean ratings differ by at least this.")
+
+
+class BestOfNSection(SftSection):
+    """Rejection sampling: the best of several answers to each prompt, by the reward, are learned as instructions are."""
+
+    responses_per_prompt: int = Field(8, ge=2, description="Answers to each prompt that the reward chooses from.")
+    prompts: PositiveInt | None = Field(None, description="At most so many of `data.prompts`.")
+
+
+class DpoSection(SupervisedSection):
+    """Alignment without a reward model: from preferences to the policy in one step, by TRL."""
+
+    learning_rate: PositiveFloat = Field(1e-5, description="Of AdamW, after warm-up.")
+    loss: Literal["dpo", "ipo", "cdpo", "kto"] = Field("dpo", description="dpo: Rafailov et al. 2023. ipo: Azar et al. 2023, the log-ratios a token. cdpo: dpo with labels that are wrong with probability label_smoothing (Mitchell 2023). kto: good and bad answers instead of pairs (Ethayarajh et al. 2024).")
+    beta: PositiveFloat = Field(0.1, description="How near the reference the policy stays: β of the KL penalty whose optimum is aimed at (of ipo: τ). The reference is what the policy starts from.")
+    label_smoothing: float = Field(0.1, gt=0, lt=0.5, description="cdpo: probability that a label is wrong.")
+    good_weight: PositiveFloat = Field(1.0, description="kto: weight of the loss on good answers; with the other one, evens out unequal numbers of both.")
+    bad_weight: PositiveFloat = Field(1.0, description="kto: weight of the loss on bad answers.")
 
 
 class EngineRange(Section):
@@ -359,6 +386,8 @@ class RunConfig(Section):
     base: BaseStageSection = BaseStageSection()
     sft: SftSection = SftSection()
     reward_model: RewardModelSection = RewardModelSection()
+    best_of_n: BestOfNSection = BestOfNSection()
+    dpo: DpoSection = DpoSection()
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
     reference: ReferenceSection = ReferenceSection()

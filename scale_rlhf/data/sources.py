@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scale_rlhf.config.schema import DataSource, RunConfig
-from scale_rlhf.data import read
+from scale_rlhf.config.schema import DataSource, RunConfig, WeightedSource
+from scale_rlhf.data import judgements, mixing, read
 from scale_rlhf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class ResolvedSources:
     hold_out: float
     seed: int
     minimum_gap: float
+    mixture: tuple[WeightedSource, ...] = ()  # instead of instructions
 
     def training_text(self) -> datasets.Dataset:
         """Dataset[text], without held-out dialogues where it is derived from the preferences."""
@@ -53,7 +54,12 @@ class ResolvedSources:
         return self._selected(rows, read.instructions(source), lambda row: row["messages"][:-1])[0]
 
     def training_instructions(self) -> datasets.Dataset:
-        """Dataset[messages], without held-out prompts where they are derived from the preferences."""
+        """Dataset[messages]: of data.mixture by weight, or of data.instructions; without held-out prompts where they are derived
+        from the preferences.
+        """
+        if self.mixture:
+            parts = [read.instructions(source, f"data.mixture.{place}") for place, source in enumerate(self.mixture)]
+            return mixing.mixed(parts, [source.weight for source in self.mixture], self.seed)
         rows = read.instructions(self.need("instructions"))
         if self.instructions != self.preferences:
             return rows
@@ -62,6 +68,11 @@ class ResolvedSources:
     def preference_split(self) -> tuple[datasets.Dataset, datasets.Dataset]:
         """Preference pairs to train on, and held-out ones: Dataset[messages, chosen, rejected, margin] each."""
         rows = read.preferences(self.need("preferences"), self.minimum_gap)
+        return self._selected(rows, rows, lambda row: row["messages"])
+
+    def judgement_split(self) -> tuple[datasets.Dataset, datasets.Dataset]:
+        """Good and bad answers to train on, and held-out ones: Dataset[messages, response, good] each."""
+        rows = judgements.judgements(self.need("preferences"), self.minimum_gap)
         return self._selected(rows, rows, lambda row: row["messages"])
 
     def training_prompts(self) -> list[dict]:
@@ -107,7 +118,8 @@ def sources(config: RunConfig, folder: RunFolder | None) -> ResolvedSources:
     given["prompts"] = given["prompts"] or given["preferences"]
     given["base_text"] = given["base_text"] or given["instructions"]
     gap = config.reward_model.minimum_gap
-    return ResolvedSources(**given, hold_out=config.data.hold_out, seed=config.run.seed, minimum_gap=gap)
+    return ResolvedSources(**given, hold_out=config.data.hold_out, seed=config.run.seed, minimum_gap=gap,
+                           mixture=tuple(config.data.mixture))
 
 
 def held_out(prompts: list[list[dict]], share: float, seed: int) -> list[bool]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scale_rlhf.config.model_files import HubUnreachable, model_files
 from scale_rlhf.config.resources import Ask, asks
-from scale_rlhf.config.schema import Placed, RunConfig, ScratchSection
+from scale_rlhf.config.schema import SUPERVISED, Placed, RunConfig, ScratchSection
 from scale_rlhf.errors import ConfigError
 
 PROCESS = 0.9e9  # bytes of a process of ours with its libraries; measured on CPU: 7 GB for the eight of the quickstart
@@ -32,9 +32,10 @@ def needs(config: RunConfig, stages: list[str]) -> Needs:
 
 def _memory(config: RunConfig, stage: str, parameters: int) -> float:
     """Host memory; a role on GPUs keeps its tensors there, but for what it offloads."""
-    if stage in ("base", "sft", "reward"):
-        section = {"base": config.base, "sft": config.sft, "reward": config.reward_model}[stage]
-        return PROCESS + _trained(section, section.workers, parameters)
+    if stage in SUPERVISED:
+        section = getattr(config, SUPERVISED[stage])
+        trained = PROCESS + _trained(section, section.workers, parameters)
+        return trained + _reference_of(section, parameters) if stage == "dpo" else trained
     if stage != "ppo":
         return 3 * PROCESS  # evaluation: one engine
     rollout = config.rollout
@@ -55,6 +56,12 @@ def _trained(section: Placed, workers: int, parameters: int) -> float:
     if section.gpus:
         of_one = 12 / workers * section.offload_optimizer + weights / workers * section.offload_parameters
     return workers * (PROCESS + of_one * parameters)
+
+
+def _reference_of(section: Placed, parameters: int) -> float:
+    """The frozen copy of the model beside each worker of dpo."""
+    copies = 0 if section.gpus else 1 if section.zero_stage == 3 else section.workers
+    return copies * parameters * (4 if section.autocast else _BYTES[section.dtype])
 
 
 def _frozen(section: Placed, replicas: int, workers: int, parameters: int) -> float:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from scale_rlhf.config.schema import RunConfig
     from scale_rlhf.orchestration.run_folder import RunFolder
 
-ROLES = ("sft", "reward_model", "policy", "reference", "value", "reward")
+ROLES = ("sft", "reward_model", "best_of_n", "dpo", "policy", "reference", "value", "reward")
 
 
 def starting_model(config: RunConfig, folder: RunFolder, role: str) -> str:

@@ -11,15 +11,21 @@ from datasets import Dataset
 
 
 def measure(trainer, kind: str, rows: Dataset, microbatch: int) -> dict[str, float]:
-    """`language`: held_out_loss (nats a labelled token) and perplexity. `reward`: accuracy, calibration_error and pairs.
+    """What the model in training does on rows that it does not train on; {} where there are none.
 
-    trainer: of TRL, trained; all ranks call together. No rows: nothing is measured, {}.
+    trainer: of TRL; all ranks call together. `language`: held_out_loss (nats a labelled token) and perplexity. `reward`:
+    accuracy, calibration_error and pairs. `dpo`: accuracy, margin (mean of β times the difference of the log-ratios) and pairs.
+    `kto`: the same of every good answer beside every bad one.
     """
     if len(rows) == 0:
         return {}
     trainer.model.eval()
-    with torch.no_grad():
-        return _reward(trainer, rows, microbatch) if kind == "reward" else _language(trainer, rows, microbatch)
+    try:
+        with torch.no_grad():
+            return {"language": _language, "reward": _reward, "dpo": _preferred, "kto": _judged}[kind](trainer, rows, microbatch)
+    finally:
+        trainer.model.train()
+        trainer._metrics["eval"].clear()  # TRL's, which nothing else would empty
 
 
 def calibration_error(margins: torch.Tensor, bins: int = 10) -> float:
@@ -55,8 +61,43 @@ def _reward(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
         chosen, rejected = outputs.logits[:, 0].float().chunk(2)
         margins += (chosen - rejected).tolist() if weight else []
     margins = torch.tensor([margin for part in _gathered(margins) for margin in part])
-    accuracy = float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
-    return {"accuracy": accuracy, "calibration_error": calibration_error(margins), "pairs": len(margins)}
+    return {"accuracy": _share_right(margins), "calibration_error": calibration_error(margins), "pairs": len(margins)}
+
+
+def _preferred(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
+    margins = []
+    for batch, weight in _shares(rows, microbatch):
+        chosen, rejected = _log_ratios(trainer, batch)
+        margins += (trainer.beta * (chosen - rejected)).tolist() if weight else []
+    margins = torch.tensor([margin for part in _gathered(margins) for margin in part])
+    return {"accuracy": _share_right(margins), "margin": float(margins.mean()), "pairs": len(margins)}
+
+
+def _judged(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
+    found = []
+    for batch, weight in _shares(rows, microbatch):
+        rewards = trainer.beta * _log_ratios(trainer, batch)[0]
+        found += zip(rewards.tolist(), (row["label"] for row in batch), strict=True) if weight else []
+    found = [one for part in _gathered(found) for one in part]
+    good, bad = (torch.tensor([reward for reward, label in found if label == kind]) for kind in (True, False))
+    if not len(good) or not len(bad):
+        return {}
+    margins = (good[:, None] - bad[None]).flatten()
+    return {"accuracy": _share_right(margins), "margin": float(margins.mean()), "pairs": len(margins)}
+
+
+def _log_ratios(trainer, batch: list[dict]) -> list[torch.Tensor]:
+    """log π − log π_ref of the answers, summed over their tokens: of chosen and rejected ones, or of the judged ones (and of
+    KTO's answers to other prompts).
+    """
+    inputs = trainer._prepare_inputs(trainer.data_collator(batch))
+    policy, reference = (trainer.compute_ref_log_probs(model, inputs) for model in (trainer.model_wrapped, trainer.ref_model))
+    return [one - other for one, other in zip(policy, reference, strict=True)]
+
+
+def _share_right(margins: torch.Tensor) -> float:
+    """Share of the pairs that are ranked right; ties count half."""
+    return float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
 
 
 def _shares(rows: Dataset, microbatch: int) -> Iterator[tuple[list[dict], int]]:
