@@ -71,7 +71,8 @@ def test_the_defaults_pass():
     ({"ppo": {"kl_target": 6.0, "kl_coefficient": 0}}, "ppo.kl_coefficient: 0 stays 0 under an adaptive coefficient"),
     ({"rollout": {"kv_cache_gb": 1e-5}}, "rollout.kv_cache_gb: one sequence of"),
     ({"cluster": {"cpus": 8, "object_store_gb": 0.01}}, "cluster.object_store_gb: expected at least 0.08; found 0.01"),
-    ({"run": {"stages": ["ppo", "sft"]}}, "run.stages: expected stages once each in the order base, sft, reward, ppo, evaluate; found ppo, sft"),
+    ({"run": {"stages": ["ppo", "sft"]}}, "run.stages: expected stages once each in the order base, sft, reward, best_of_n, dpo, ppo, evaluate; found "
+     "ppo, sft"),
     ({"run": {"stages": ["sft"]}}, "sft.model: there is no model to start from: model.path is null and stage base is not among the stages"),
     ({"data": {}}, "data.instructions: stage sft needs it; give a file or hub name (or data.preferences"),
     ({"data": {"preferences": "no/such/file.jsonl"}}, "data.preferences: file no/such/file.jsonl does not exist"),

@@ -80,12 +80,12 @@ SUPERVISED = (
     Metric("accuracy", "supervised_accuracy", "Reward model and dpo: share of pairs that are ranked as rated.",
            "Rises to 0.6 (people's ratings) or 0.9 (clear ones).", "At 0.5: the pairs say nothing, or the columns are swapped.",
            stages=BEFORE_PPO),
-    Metric("margin", "supervised_margin", "Reward model: mean difference of the scores in a pair. dpo: of β·log π/π_ref.",
+    Metric("margin", "supervised_margin", "Reward model: mean difference of the scores in a pair. dpo: of β log π/π_ref.",
            "Rises.", "Negative: as for the accuracy.", stages=BEFORE_PPO),
-    Metric("chosen_reward", "supervised_chosen_reward", "dpo: mean of β·log π/π_ref of the chosen answers.", "Rises, or falls "
+    Metric("chosen_reward", "supervised_chosen_reward", "dpo: mean of β log π/π_ref of the chosen answers.", "Rises, or falls "
            "more slowly than that of the rejected ones.", "Falls far below 0: the chosen answers become unlikely too; lower "
            "dpo.learning_rate, raise dpo.beta.", stages=BEFORE_PPO),
-    Metric("rejected_reward", "supervised_rejected_reward", "dpo: mean of β·log π/π_ref of the rejected answers.", "Falls.", "–",
+    Metric("rejected_reward", "supervised_rejected_reward", "dpo: mean of β log π/π_ref of the rejected answers.", "Falls.", "–",
            stages=BEFORE_PPO),
     Metric("kl", "supervised_kl", "dpo with dpo.loss kto: its reference point, an estimate of the KL to the reference, nats a "
            "response.", "Rises from 0 and settles.", "Runs away: lower dpo.learning_rate, raise dpo.beta.", stages=BEFORE_PPO),
