@@ -137,7 +137,8 @@ VARIANTS = {
     "zero 3": {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
     "decay": {"weight_decay": 5.0}, "betas": {"betas": (0.5, 0.6)}, "epsilon": {"epsilon": 1e-2},
     "norm": {"max_gradient_norm": 1e-3}, "rate": {"learning_rate": 2e-3}, "schedule": {"schedule": "cosine"},
-    "warm-up": {"warmup_steps": 2}, "steps": {"max_steps": 2}, "noise": {"neftune_alpha": 10.0}, "measured": {"held_out_every": 2},
+    "warm-up": {"warmup_steps": 2}, "steps": {"max_steps": 2}, "noise": {"neftune_alpha": 10.0},
+    "measured": {"held_out_every": 2},
     "bfloat16": {"dtype": "bfloat16", "zero_stage": 2}, "autocast": {"dtype": "bfloat16", "autocast": True, "zero_stage": 2},
 }
 ALIKE = ("again", "small forwards", "checkpointing", "zero 1", "zero 2", "zero 3", "measured")
