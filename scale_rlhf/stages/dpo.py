@@ -84,4 +84,4 @@ def _dataset(rows: list[dict], tokens: tuple[str, ...], label: bool = False) -> 
     from datasets import Dataset, Features, List, Value
 
     features = {name: List(Value("int64")) for name in tokens} | ({"label": Value("bool")} if label else {})
-    return Dataset.from_list(rows, features=Features(features))
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=Features(features))

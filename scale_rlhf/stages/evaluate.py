@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.stages.evaluation_answers import Contestants, answer, contestants, questions
+from scale_rlhf.stages.evaluation_answers import ALIGNED, Contestants, answer, contestants, questions
 from scale_rlhf.stages.evaluation_judging import Judge, find_judge, true_score_curve
 from scale_rlhf.telemetry.metrics import MetricsLog, read_jsonl
 from scale_rlhf.telemetry.progress import stage_progress
@@ -129,7 +129,8 @@ def _summary(table: dict) -> dict[str, float | str]:
         for name, values in table["models"].items()
         for key in (quality, "right_form", "perplexity")
     }
-    numbers |= {f"ppo_{key}": table["models"].get("ppo", {}).get(key) for key in ("win_rate", "kl")}
+    numbers |= {f"{name}_{key}": values.get(key) for name, values in table["models"].items() if name in ALIGNED
+                for key in ("win_rate", "kl")}
     numbers |= {key: table[key] for key in ("best_attainable", "gap_closed", "reward_ranks_right")}
     return {key: number for key, number in numbers.items() if number is not None}
 

@@ -132,6 +132,13 @@ def test_a_key_that_nothing_would_read_is_refused(sections, expected, monkeypatc
     assert expected in mistakes(**({"value": {"initial": "policy"}} | sections))
 
 
+def test_best_of_n_must_fit_while_it_answers_and_while_it_trains():
+    config = RunConfig(best_of_n={"workers": 9}, rollout={"engines": 2})
+    for cpus, asked in ((8, ["best_of_n 9 ×"]), (2, ["rollout 2 ×", "best_of_n 9 ×"]), (9, [])):
+        said = list(resources.shortages(config, ["best_of_n"], cpus, 0, "this machine"))
+        assert len(said) == len(asked) and all(one in text for one, text in zip(asked, said, strict=True))
+
+
 def test_keys_that_are_read_are_not_refused():
     outside = {"value": {"initial": "policy"}}
     assert passes(reward=FUNCTION | {"replicas": 2, "cpus": 0.5, "timeout_seconds": 5, "retries": 1, "retry_seconds": 2}, **outside) == []
