@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scale_rlhf.config.model_files import HubUnreachable, model_files
 from scale_rlhf.config.resources import Ask, asks
-from scale_rlhf.config.schema import SUPERVISED, Placed, RunConfig, ScratchSection
+from scale_rlhf.config.schema import SUPERVISED, FrozenRole, Placed, RunConfig, ScratchSection
 from scale_rlhf.errors import ConfigError
 
 PROCESS = 0.9e9  # bytes of a process of ours with its libraries; measured on CPU: 7 GB for the eight of the quickstart
@@ -35,17 +35,23 @@ def _memory(config: RunConfig, stage: str, parameters: int) -> float:
     if stage in SUPERVISED:
         section = getattr(config, SUPERVISED[stage])
         trained = PROCESS + _trained(section, section.workers, parameters)
+        if stage == "best_of_n":
+            return max(trained, PROCESS + _engines(config, parameters) + _scorers(config.reward, parameters))
         return trained + _reference_of(section, parameters) if stage == "dpo" else trained
     if stage != "ppo":
         return 3 * PROCESS  # evaluation: one engine
     rollout = config.rollout
-    engine = (1 + rollout.tensor_parallel) * PROCESS + (
-        0 if rollout.gpus else parameters * _BYTES[rollout.dtype] + rollout.tensor_parallel * rollout.kv_cache_gb * 1e9)
-    frozen = sum(_frozen(section, section.replicas, section.workers, parameters) for section in (config.reward, config.reference))
+    frozen = sum(_scorers(section, parameters) for section in (config.reward, config.reference))
     trained = [config.policy, *([config.value] if config.ppo.advantages == "gae" else [])]
     published = 0 if rollout.gpus else 2 * parameters * _BYTES[rollout.dtype]
-    return (PROCESS + rollout.fewest * engine + frozen + published
+    return (PROCESS + _engines(config, parameters) + frozen + published
             + sum(_trained(section, section.workers, parameters) for section in trained))
+
+
+def _engines(config: RunConfig, parameters: int) -> float:
+    rollout = config.rollout
+    held = 0 if rollout.gpus else parameters * _BYTES[rollout.dtype] + rollout.tensor_parallel * rollout.kv_cache_gb * 1e9
+    return rollout.fewest * ((1 + rollout.tensor_parallel) * PROCESS + held)
 
 
 def _trained(section: Placed, workers: int, parameters: int) -> float:
@@ -64,9 +70,9 @@ def _reference_of(section: Placed, parameters: int) -> float:
     return copies * parameters * (4 if section.autocast else _BYTES[section.dtype])
 
 
-def _frozen(section: Placed, replicas: int, workers: int, parameters: int) -> float:
-    weights = 0 if section.gpus else parameters * _BYTES[section.dtype] / workers
-    return replicas * workers * (PROCESS + weights)
+def _scorers(section: FrozenRole, parameters: int) -> float:
+    weights = 0 if section.gpus else parameters * _BYTES[section.dtype] / section.workers
+    return section.replicas * section.workers * (PROCESS + weights)
 
 
 def _disk(config: RunConfig, stages: list[str], parameters: int) -> float:
