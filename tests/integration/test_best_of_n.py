@@ -26,7 +26,7 @@ def run(cluster, tmp_path_factory):
     prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
     config = RunConfig.model_validate({
         "model": {"path": str(tiny_policy(path / "start"))},
-        "data": {"prompts": str(prompts), "evaluation": str(prompts), "hold_out": 0.1},
+        "data": {"prompts": str(prompts), "evaluation": str(prompts), "hold_out": 0.1, "max_prompt_tokens": 64},
         "rollout": {"max_response_tokens": 150, "cpus": 0.5, "kv_cache_gb": 0.1, "temperature": 2.0},
         "reward": {"function": f"{__name__}:vowels", "cpus": 0.5},
         "best_of_n": {"responses_per_prompt": 6, "max_steps": 8, "epochs": 20, "batch_size": 4, "learning_rate": 3e-3,
