@@ -33,17 +33,18 @@ def run(cluster, tmp_path_factory):
                       "zero_stage": 0, "neftune_alpha": 5.0, "max_tokens": 200},
     })
     folder = RunFolder(path / "run")
-    whole = best_of_n.Choosing._group
+    whole, kept = best_of_n.Choosing._group, asyncio.Event()
     with pytest.MonkeyPatch.context() as patch:
         async def one_group_alone(self, group, places):
             if group:
-                await asyncio.sleep(5.0)
+                await kept.wait()
                 raise KeyboardInterrupt
             await whole(self, group, places)
+            kept.set()
 
         patch.setattr(best_of_n, "GROUP", 12)
         patch.setattr(best_of_n.Choosing, "_group", one_group_alone)
-        with pytest.raises(BaseException):  # noqa: B017 - a KeyboardInterrupt, alone or in a group
+        with pytest.raises(KeyboardInterrupt):
             best_of_n.run(config, folder)
     first = (folder.path / "best_of_n" / "answers.jsonl").read_text().splitlines()
     return first, best_of_n.run(config, folder), folder, config
@@ -67,8 +68,8 @@ def test_the_best_are_learned(run):
     assert len(rows) == len(PROMPTS) - said["left_out"] > 3
     for row in rows:
         assert row["messages"][0]["content"] in PROMPTS and row["messages"][-1]["role"] == "assistant"
-        assert row["score"] >= row["mean_score"]
-    assert said["kept_score"] > said["mean_score"]
+        assert row["score"] == pytest.approx(vowels([{"response": row["messages"][-1]["content"]}])[0], abs=0.02)
+    assert said["kept_score"] == pytest.approx(sum(row["score"] for row in rows) / len(rows))
     losses = [json.loads(line)["loss"] for line in folder.metrics("best_of_n").read_text().splitlines()]
     assert len(losses) == 8 and losses[-1] < losses[0]
     assert (folder.model("best_of_n") / "model.safetensors").is_file()
