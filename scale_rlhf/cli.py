@@ -14,7 +14,7 @@ from scale_rlhf.launching.commands import app as cluster_commands
 
 MENDABLE = 2  # exit status where the message says what to mend
 STOPPED = 130  # exit status of a run that Ctrl-C ended
-SUPERVISED = ("run", "sft", "reward", "ppo", "evaluate", "resume")
+SUPERVISED = ("run", "sft", "reward", "best-of-n", "dpo", "ppo", "evaluate", "resume")
 
 
 class Commands(typer.core.TyperGroup):
@@ -91,6 +91,18 @@ def sft(config: Config, overrides: Overrides = None) -> None:
 def reward(config: Config, overrides: Overrides = None) -> None:
     """The reward model alone."""
     _single("reward", config, overrides)
+
+
+@app.command("best-of-n")
+def best_of_n(config: Config, overrides: Overrides = None) -> None:
+    """Rejection sampling alone: the best of several answers to each prompt are learned."""
+    _single("best_of_n", config, overrides)
+
+
+@app.command()
+def dpo(config: Config, overrides: Overrides = None) -> None:
+    """Alignment without a reward model alone: DPO, IPO, cDPO or KTO."""
+    _single("dpo", config, overrides)
 
 
 @app.command()

@@ -104,12 +104,12 @@ async def until_granted(options: Sequence[dict[str, Any]], seconds: float, who: 
         await asyncio.sleep(_POLL)
 
 
-def reserve(config: RunConfig, seconds: float = 0.0) -> Placement:
+def reserve(config: RunConfig, seconds: float = 0.0, stage: str = "ppo") -> Placement:
     """Ask Ray for every process's CPUs and GPUs. Raises RunError where the cluster can never have them.
 
-    seconds: to wait for nodes that may come back first, where a run begins again because it has lost some.
+    seconds: to wait for nodes that may come back first, where a run begins again because it has lost some. stage: whose.
     """
-    asked, until = asks(config, "ppo"), time.monotonic() + seconds
+    asked, until = asks(config, stage), time.monotonic() + seconds
     while mistakes := list(misfits(asked, nodes())):
         if time.monotonic() > until:
             raise RunError("the roles cannot be placed:\n" + "\n".join(mistakes))

@@ -17,7 +17,7 @@ _HARMLESS = (
 _HARMLESS_OF_A_ROLE = (
     "cpus", "gpus", "threads", "labels", "resources", "placement", "workers", "replicas", "zero_stage", "offload_optimizer",
     "offload_parameters", "gradient_checkpointing", "tokens_per_batch", "max_wait_ms", "timeout_seconds", "retries",
-    "retry_seconds", "microbatch", "save_every",
+    "retry_seconds", "microbatch", "save_every", "held_out_every",
 )
 
 

@@ -16,14 +16,13 @@ from scale_rlhf.config.model_checks import check_models
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
 from scale_rlhf.config.reward_sources import outside, reward_functions, reward_sources
-from scale_rlhf.config.schema import DataSource, PPOSection, RunConfig
+from scale_rlhf.config.schema import STAGES, SUPERVISED, DataSource, PPOSection, RunConfig
 from scale_rlhf.config.sizing.plan import plan
 from scale_rlhf.config.sizing.table import mistakes
 from scale_rlhf.config.unused import noted, refused
 from scale_rlhf.errors import ConfigError, DataError
 
-TRAINED = ("base", "sft", "reward_model", "policy", "value")
-_ORDER = ("base", "sft", "reward", "ppo", "evaluate")
+TRAINED = (*SUPERVISED.values(), "policy", "value")
 _SMALLEST_STORE_GB = 0.08  # Ray refuses less than 75 MB
 
 
@@ -42,13 +41,12 @@ def check(
     to start here and now; False (validation on a login node) makes a machine that is too small a note.
     """
     stages = stages_of(config, stages)
-    if unknown := [stage for stage in stages if stage not in _ORDER]:  # of a folder that somebody else wrote
-        raise ConfigError(f"run.stages: expected some of {', '.join(_ORDER)}; found {', '.join(map(repr, unknown))}")
+    if unknown := [stage for stage in stages if stage not in STAGES]:  # of a folder that somebody else wrote
+        raise ConfigError(f"run.stages: expected some of {', '.join(STAGES)}; found {', '.join(map(repr, unknown))}")
     notes: list[str] = list(noted(config))
     mistakes = [
         *_stages(config, stages, earlier), *_training(config), *_feedback(config), *_reward(config, stages, earlier),
-        *_reinforcement(config, stages),
-        *_overlap(config),
+        *_reinforcement(config, stages), *_preferences(config, stages), *_overlap(config),
         *_scratch(config), *_data(config, stages), *_import_paths(config), *_attention(config, stages), *_cluster(config, starts),
         *_telemetry(config, starts), *refused(config), *check_models(config, stages, notes), *_sizes(config, stages, notes),
     ]
@@ -63,11 +61,12 @@ def check(
 
 
 def _stages(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Iterator[str]:
-    in_order = [name for name in _ORDER if name in stages]
+    in_order = [name for name in STAGES if name in stages]
     if stages != in_order:
-        yield f"run.stages: expected stages once each in the order {', '.join(_ORDER)}; found {', '.join(stages)}"
+        yield f"run.stages: expected stages once each in the order {', '.join(STAGES)}; found {', '.join(stages)}"
     first = next((stage for stage in in_order if stage != "evaluate"), None)
-    key = {"sft": "sft.model", "reward": "reward_model.model", "ppo": "policy.model"}.get(first)
+    section = {"ppo": "policy"}.get(first, SUPERVISED.get(first))
+    key = f"{section}.model" if section not in (None, "base") else None
     if key and not earlier and config.model.path is None and getattr(config, key.split(".")[0]).model is None:
         yield (f"{key}: there is no model to start from: model.path is null and stage base is not among the stages "
                f"({', '.join(stages)}). Give {key}=FOLDER, such as runs/NAME/models/base, or model.path")
@@ -99,7 +98,7 @@ def _feedback(config: RunConfig) -> Iterator[str]:
 
 
 def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Iterator[str]:
-    sources = reward_sources(config)
+    sources, scoring = reward_sources(config), {"best_of_n", "ppo"} & set(stages)
     for where, source in sources.items():
         given = [key for key in ("model", "function", "url") if getattr(source, key)]
         if len(given) > 1:
@@ -107,10 +106,10 @@ def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Ite
             yield f"{where}: expected exactly one of model, function and url; found {found}"
         if source.url and not re.match(r"https?://[^/\s]+", source.url):
             yield f"{where}.url: expected an address that begins with http:// or https://; found {source.url}"
-        if "ppo" in stages and not given and "reward" not in (*stages, *earlier):
+        if scoring and not given and "reward" not in (*stages, *earlier):
             yield (f"{where}: there is no reward: stage reward is not among the stages, and {where}.model, {where}.function and "
                    f"{where}.url are null. Give one of them, such as {where}.model=runs/NAME/models/reward")
-    if "ppo" not in stages:
+    if not scoring:
         return
     made = config.reward_model.aspects if "reward" in (*stages, *earlier) else []
     for where, source in sources.items():
@@ -119,7 +118,7 @@ def _reward(config: RunConfig, stages: list[str], earlier: Sequence[str]) -> Ite
             near = get_close_matches(unknown[0], own, n=1)
             yield (f"{where}.aspects: expected some of reward_model.aspects ({', '.join(own)}); found {unknown[0]}"
                    f"{f'; did you mean {near[0]}?' if near else ''}")
-    starts = config.ppo.critic and config.value.initial == "reward" and config.value.model is None
+    starts = "ppo" in stages and config.ppo.critic and config.value.initial == "reward" and config.value.model is None
     if len(made) > 1 and starts and not config.reward.mix and not config.reward.model:
         yield (f"value.initial: the value model has one number a token, and the reward model that this run makes has {len(made)} "
                "(reward_model.aspects); set value.initial=policy, or value.model")
@@ -135,7 +134,7 @@ def _shaping(config: RunConfig) -> Iterator[str]:
         if source.clip and not source.clip[0] < source.clip[1]:
             yield f"{where}.clip: expected two numbers, the smaller first; found {list(source.clip)}"
         data = config.data
-        if source.normalise and not (data.practice or data.instructions or data.preferences):
+        if source.normalise and not (data.practice or data.instructions or data.mixture or data.preferences):
             yield f"{where}.normalise: the reference answers are those of data.instructions, and there are none; give a file"
     overlong, limit = config.reward.overlong, config.rollout.max_response_tokens
     if overlong and overlong.buffer_tokens > limit:
@@ -178,6 +177,15 @@ def _method(ppo: PPOSection) -> Iterator[str]:
                f"{ppo.value_pretraining}")
 
 
+def _preferences(config: RunConfig, stages: list[str]) -> Iterator[str]:
+    dpo = config.dpo
+    if "dpo" in stages and dpo.loss == "kto" and (dpo.microbatch < 2 or dpo.batch_size <= dpo.workers):
+        yield (f"dpo.microbatch: TRL's KTO needs at least 2 samples in a forward; found dpo.microbatch {dpo.microbatch}, and "
+               f"{dpo.batch_size} samples a step (dpo.batch_size) over {dpo.workers} workers")
+    if "best_of_n" in stages and config.rollout.ignore_end:
+        yield "rollout.ignore_end: best_of_n learns answers that have ended by themselves, and with it none does; leave it out"
+
+
 def _overlap(config: RunConfig) -> Iterator[str]:
     """What the loss is anchored to must fit how old samples may be (Hilton et al. 2022; AReaL, 2025)."""
     overlap = config.overlap
@@ -211,6 +219,9 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
     data = config.data
     given: dict[str, DataSource] = {name: source for name in ("base_text", "instructions", "preferences", "prompts", "evaluation")
                                     if (source := getattr(data, name))}
+    given |= {f"mixture.{place}": source for place, source in enumerate(data.mixture)}
+    if data.mixture and data.instructions:
+        yield "data.mixture: it stands instead of data.instructions; give one of them"
     for name, source in given.items():
         if is_local(source.path):
             try:
@@ -219,10 +230,11 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
                 yield str(error)
     if data.practice:
         return
+    asked = ("prompts", "preferences", "instructions", "mixture.0")
     needs = {
-        "base": ("base_text", "instructions", "preferences"), "sft": ("instructions", "preferences"),
-        "reward": ("preferences",), "ppo": ("prompts", "preferences", "instructions"),
-        "evaluate": ("evaluation", "prompts", "preferences", "instructions"),
+        "base": ("base_text", "instructions", "preferences"), "sft": ("instructions", "mixture.0", "preferences"),
+        "reward": ("preferences",), "best_of_n": asked, "dpo": ("preferences",), "ppo": asked,
+        "evaluate": ("evaluation", *asked),
     }
     for stage in stages:
         if not any(name in given for name in needs[stage]):
@@ -251,7 +263,7 @@ def _top_module(name: str) -> bool:
 def _attention(config: RunConfig, stages: list[str]) -> Iterator[str]:
     if config.model.attention != "flash_attention_2":
         return
-    users = {"base": ["base"], "sft": ["sft"], "reward": ["reward_model"], "ppo": ["policy", "value", "reference"]}
+    users = {stage: [section] for stage, section in SUPERVISED.items()} | {"ppo": ["policy", "value", "reference"]}
     for name in (name for stage in stages for name in users.get(stage, [])):
         section = getattr(config, name)
         if not section.gpus:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scale_rlhf.config.model_files import HubUnreachable, ModelFiles, model_files, pickled_weights
 from scale_rlhf.config.reward_sources import reward_sources
-from scale_rlhf.config.schema import RunConfig, ScratchSection
+from scale_rlhf.config.schema import SUPERVISED, RunConfig, ScratchSection
 from scale_rlhf.config.sizing.engine import Cut, tensor_parallel_problem
 from scale_rlhf.config.sizing.shapes import shipped
 from scale_rlhf.errors import ConfigError
@@ -35,7 +35,7 @@ def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> 
             yield f"{key}: {problem}"
         if not key.startswith("reward."):
             yield from _tokenizer(config, key, model)
-    if "ppo" in stages or "evaluate" in stages:
+    if {"best_of_n", "ppo", "evaluate"} & set(stages):
         yield from _engine(config, files | sizes)
         yield from _vocabularies(files)
     yield from _lengths(config, stages, files | sizes)
@@ -62,11 +62,11 @@ def _template(path: str | None) -> Iterator[str]:
 
 def _given(config: RunConfig, stages: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Key and path of each model that the stages start from and that is named in the configuration."""
-    roles = {
-        "base": ["base"], "sft": ["sft"], "reward": ["reward_model"], "ppo": ["policy", "value", "reference"], "evaluate": [],
+    roles = {stage: [section] for stage, section in SUPERVISED.items()} | {
+        "ppo": ["policy", "value", "reference"],
     }
     used = dict.fromkeys(role for stage in stages for role in roles.get(stage, []) if role != "value" or config.ppo.critic)
-    scored = reward_sources(config) if {"ppo", "evaluate"} & set(stages) else {}
+    scored = reward_sources(config) if {"best_of_n", "ppo", "evaluate"} & set(stages) else {}
     for key, section in (("model", config.model), *((role, getattr(config, role)) for role in used), *scored.items()):
         path = section.path if key == "model" else section.model
         if path:
@@ -163,10 +163,10 @@ def _lengths(config: RunConfig, stages: Sequence[str], files: dict[str, ModelFil
     if context is None:
         return
     prompt, response = config.data.max_prompt_tokens, config.rollout.max_response_tokens
-    if {"ppo", "evaluate"} & set(stages) and prompt + response > context:
+    if {"best_of_n", "ppo", "evaluate"} & set(stages) and prompt + response > context:
         yield (f"data.max_prompt_tokens + rollout.max_response_tokens: {prompt} + {response} = {prompt + response} tokens, "
                f"more than {name} ({context}); lower one of them")
-    for stage, section in (("base", "base"), ("sft", "sft"), ("reward", "reward_model")):
+    for stage, section in SUPERVISED.items():
         longest = getattr(config, section).max_tokens
         if stage in stages and longest > context:
             yield f"{section}.max_tokens: {longest}, more than {name} ({context}); set {section}.max_tokens={context} or less"

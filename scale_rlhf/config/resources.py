@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scale_rlhf.config.reward_sources import processes, reward_sources
-from scale_rlhf.config.schema import Placed, RunConfig
+from scale_rlhf.config.schema import SUPERVISED, Placed, RunConfig
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,34 @@ class Ask:
 
 
 def asks(config: RunConfig, stage: str) -> list[Ask]:
-    """What the processes of `stage` that run at the same time ask for. An engine is one process that owns its ranks' GPUs."""
-    if stage in ("base", "sft", "reward"):
-        section = {"base": config.base, "sft": config.sft, "reward": config.reward_model}[stage]
-        return [_ask(stage, section, section.workers)]
-    if stage != "ppo":
+    """What the processes of `stage` that run at the same time ask for. An engine is one process that owns its ranks' GPUs.
+
+    Of best_of_n: those that answer and score; the workers that train come after them (`phases`).
+    """
+    if stage in SUPERVISED and stage != "best_of_n":
+        return _workers(config, stage)
+    if stage not in ("best_of_n", "ppo"):
         return []
-    return [
+    answering = [
         _ask("rollout", config.rollout, config.rollout.fewest, config.rollout.tensor_parallel),
         *(_ask(key, source, math.prod(processes(source))) for key, source in reward_sources(config).items()),
+    ]
+    return answering if stage == "best_of_n" else [
+        *answering,
         _ask("reference", config.reference, config.reference.replicas * config.reference.workers),
         _ask("policy", config.policy, config.policy.workers),
         *([_ask("value", config.value, config.value.workers)] if config.ppo.critic else []),
     ]
+
+
+def phases(config: RunConfig, stage: str) -> list[list[Ask]]:
+    """What a stage asks for at one time after another."""
+    return [asks(config, stage), *([_workers(config, stage)] if stage == "best_of_n" else [])]
+
+
+def _workers(config: RunConfig, stage: str) -> list[Ask]:
+    section = getattr(config, SUPERVISED[stage])
+    return [_ask(stage, section, section.workers)]
 
 
 def _ask(role: str, section: Placed, processes: int, ranks: int = 1) -> Ask:
@@ -56,8 +71,7 @@ def _ask(role: str, section: Placed, processes: int, ranks: int = 1) -> Ask:
 
 def shortages(config: RunConfig, stages: Iterable[str], cpus: float, gpus: float, has: str) -> Iterator[str]:
     """A message for each stage that asks for more than there is. has: who has it, such as "this machine"."""
-    for stage in stages:
-        asked = asks(config, stage)
+    for stage, asked in ((name, asked) for name in stages for asked in phases(config, name)):
         wanted = [sum(ask.processes * getattr(ask, key) for ask in asked) for key in ("cpus", "gpus")]
         short = [key for key, want, there in zip(("cpus", "gpus"), wanted, (cpus, gpus), strict=True) if want > there + 1e-6]
         if short:

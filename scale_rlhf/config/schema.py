@@ -3,7 +3,7 @@
 Imports no torch: a login node can validate a run.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -22,7 +22,9 @@ from scale_rlhf.config.methods import ADVANTAGES, LOSSES
 Dtype = Literal["float32", "bfloat16"]
 ZeroStage = Literal[0, 1, 2, 3]
 Schedule = Literal["constant", "linear", "cosine"]
-StageName = Literal["base", "sft", "reward", "ppo", "evaluate"]
+StageName = Literal["base", "sft", "reward", "best_of_n", "dpo", "ppo", "evaluate"]
+STAGES: tuple[str, ...] = get_args(StageName)  # in the order in which a run has them
+SUPERVISED = {"base": "base", "sft": "sft", "reward": "reward_model", "best_of_n": "best_of_n", "dpo": "dpo"}  # stage: section
 Feedback = Literal["pairs", "ratings", "rankings", "binary"]
 Aspect = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
@@ -37,7 +39,7 @@ class RunSection(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run; its folder is folder/name.")
     seed: NonNegativeInt = Field(0, description="Every random choice of the run follows from it.")
     folder: str = Field("runs", description="Where run folders are made.")
-    stages: list[StageName] = Field(["base", "sft", "reward", "ppo", "evaluate"], description="Stages of `run`, in order.", min_length=1)
+    stages: list[StageName] = Field(["base", "sft", "reward", "ppo", "evaluate"], description="Stages of `run`, in order. best_of_n and dpo start from what sft made, as ppo does.", min_length=1)
 
 
 class ScratchSection(Section):
@@ -87,12 +89,17 @@ class PracticeSection(Section):
     prompts: PositiveInt = Field(2000, description="Prompts for reinforcement learning.")
 
 
+class WeightedSource(DataSource):
+    weight: PositiveFloat = Field(1.0, description="Share of the samples that are trained on, relative to the other sources' weights.")
+
+
 class DataSection(Section):
     practice: PracticeSection | None = Field(None, description="Make the practice world in the run's folder and use its files for every source that is null.")
     base_text: Source | None = Field(None, description="Rows with `text`. null: the text of the demonstrations.")
     instructions: Source | None = Field(None, description="Rows with `prompt` and `response`, or `messages`. null: the chosen answers of `preferences`.")
-    preferences: Source | None = Field(None, description="Rows that say which response is better, of any kind in docs/data.md: `chosen` and `rejected`; `responses` with `ratings` (by aspect too), or with `ranks`; `response` with `good`.")
-    prompts: Source | None = Field(None, description="Rows with `prompt` or `messages`. null: the prompts of `preferences`, or else of `instructions`.")
+    mixture: list[WeightedSource] = Field([], description="Instruction data of several sources, instead of `instructions`. An epoch has as many samples as all of them have rows, and of each source its weight's share: a random part of them, or some of them more than once.")
+    preferences: Source | None = Field(None, description="Rows that say which response is better, of any kind in docs/data.md: `chosen` and `rejected`; `responses` with `ratings` (by aspect too), or with `ranks`; `response` with `good`. Of all of them `dpo.loss: kto` learns from good and bad answers, the other losses from pairs.")
+    prompts: Source | None = Field(None, description="Rows with `prompt` or `messages`. null: the prompts of `preferences`, or else of `instructions` or `mixture`.")
     evaluation: Source | None = Field(None, description="Held-out prompts, rows as in `prompts`. null: a share held out of `prompts`.")
     hold_out: float = Field(0.05, ge=0, lt=0.5, description="Share of `preferences` and, where `evaluation` is null, of `prompts` that is never trained on.")
     max_prompt_tokens: PositiveInt = Field(128, description="Longest prompt, chat template included.")
@@ -154,6 +161,7 @@ class SupervisedSection(Placed, Optimisation):
     batch_size: PositiveInt = Field(32, description="Samples of one optimizer step, over all workers.")
     microbatch: PositiveInt = Field(16, description="Samples of one forward.")
     max_tokens: PositiveInt = Field(256, description="Longer sequences are cut.")
+    held_out_every: PositiveInt | None = Field(None, description="Optimizer steps between measurements on the held-out rows, beside the one at the end. null: at the end alone.")
     save_every: PositiveInt | None = Field(200, description="Optimizer steps between checkpoints, from which `scale-rlhf resume` goes on; the two newest are kept while the stage runs. null: none, and a stage that was interrupted begins anew.")
 
 
@@ -163,6 +171,7 @@ class BaseStageSection(SupervisedSection):
 
 class SftSection(SupervisedSection):
     packing: bool = Field(False, description="Several samples a row of max_tokens, without padding and without attention between them.")
+    neftune_alpha: PositiveFloat | None = Field(None, description="NEFTune (Jain et al. 2023): noise on the embeddings while training, uniform within ±alpha/√(tokens of a row · width). 5 to 15 are usual. null: none.")
 
 
 class RewardModelSection(SupervisedSection):
@@ -170,6 +179,24 @@ class RewardModelSection(SupervisedSection):
     aspects: list[Aspect] = Field([], description="Keys of `ratings` by aspect, such as [helpful, honest]: one head each, mixed by reward.aspects. []: one score. For ratings and rankings.")
     margin: bool = Field(True, description="Of pairs: add the difference of the ratings to the loss as a margin (Llama 2), where there are ratings.")
     minimum_gap: NonNegativeFloat = Field(0.5, description="Pairs, those that the model is judged by too, are made of responses whose mean ratings differ by at least this.")
+
+
+class BestOfNSection(SftSection):
+    """Rejection sampling: the best of several answers to each prompt, by the reward, are learned as instructions are."""
+
+    responses_per_prompt: int = Field(8, ge=2, description="Answers to each prompt that the reward chooses from.")
+    prompts: PositiveInt | None = Field(None, description="At most so many of `data.prompts`.")
+
+
+class DpoSection(SupervisedSection):
+    """Alignment without a reward model: from preferences to the policy in one step, by TRL."""
+
+    learning_rate: PositiveFloat = Field(1e-5, description="Of AdamW, after warm-up.")
+    loss: Literal["dpo", "ipo", "cdpo", "kto"] = Field("dpo", description="dpo: Rafailov et al. 2023. ipo: Azar et al. 2023, the log-ratios a token. cdpo: dpo with labels that are wrong with probability label_smoothing (Mitchell 2023). kto: good and bad answers instead of pairs (Ethayarajh et al. 2024).")
+    beta: PositiveFloat = Field(0.1, description="How near the reference the policy stays: β of the KL penalty whose optimum is aimed at (of ipo: τ). The reference is what the policy starts from.")
+    label_smoothing: float = Field(0.1, gt=0, lt=0.5, description="cdpo: probability that a label is wrong.")
+    good_weight: PositiveFloat = Field(1.0, description="kto: weight of the loss on good answers; with the other one, evens out unequal numbers of both.")
+    bad_weight: PositiveFloat = Field(1.0, description="kto: weight of the loss on bad answers.")
 
 
 class EngineRange(Section):
@@ -407,6 +434,8 @@ class RunConfig(Section):
     base: BaseStageSection = BaseStageSection()
     sft: SftSection = SftSection()
     reward_model: RewardModelSection = RewardModelSection()
+    best_of_n: BestOfNSection = BestOfNSection()
+    dpo: DpoSection = DpoSection()
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
     reference: ReferenceSection = ReferenceSection()

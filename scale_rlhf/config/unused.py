@@ -25,6 +25,11 @@ def refused(config: RunConfig) -> Iterator[str]:
         yield from _of_source(where, source)
     yield from _feedback(config)
     yield from _algorithm(config)
+    if config.dpo.loss != "cdpo":
+        yield from _set(config, "dpo", ("label_smoothing",), f"it is for dpo.loss: cdpo, and dpo.loss is {config.dpo.loss}")
+    if config.dpo.loss != "kto":
+        why = f"it is for dpo.loss: kto, and dpo.loss is {config.dpo.loss}"
+        yield from _set(config, "dpo", ("good_weight", "bad_weight"), why)
     if config.ppo.kl_target is None:
         yield from _set(config, "ppo", ("kl_horizon",), "the KL coefficient is fixed, as ppo.kl_target is null")
     if config.rollout.elastic:

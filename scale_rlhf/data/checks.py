@@ -33,6 +33,10 @@ def _training_rows(config: RunConfig, sources: ResolvedSources, stages: list[str
         readers["instructions"] = sources.training_instructions
     if "reward" in stages:
         readers["preferences"] = lambda: _feedback(config, sources)
+    if "dpo" in stages and config.dpo.loss != "kto":
+        readers["preferences as pairs"] = lambda: sources.preference_split()[0]
+    if "dpo" in stages and config.dpo.loss == "kto":
+        readers["preferences as good and bad answers"] = lambda: sources.judgement_split()[0]
     for name, reader in readers.items():
         try:
             if not len(reader()):
@@ -50,7 +54,8 @@ def _feedback(config: RunConfig, sources: ResolvedSources) -> Sized:
 
 
 def _prompt_lengths(config: RunConfig, sources: ResolvedSources, stages: list[str], notes: list[str]) -> None:
-    wanted = {"ppo": ("data.prompts", sources.training_prompts), "evaluate": ("data.evaluation", sources.evaluation_prompts)}
+    prompts = ("data.prompts", sources.training_prompts)
+    wanted = {"best_of_n": prompts, "ppo": prompts, "evaluate": ("data.evaluation", sources.evaluation_prompts)}
     rows = {key: reader() for stage, (key, reader) in wanted.items() if stage in stages}
     if not any(rows.values()):
         if rows:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scale_rlhf.config.schema import DataSource, RewardModelSection, RunConfig
-from scale_rlhf.data import read
-from scale_rlhf.data.feedback import judgements
+from scale_rlhf.config.schema import DataSource, RewardModelSection, RunConfig, WeightedSource
+from scale_rlhf.data import feedback, judgements, mixing, read
 from scale_rlhf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ class ResolvedSources:
     hold_out: float
     seed: int
     minimum_gap: float
+    mixture: tuple[WeightedSource, ...] = ()  # instead of instructions
 
     def training_text(self) -> datasets.Dataset:
         """Dataset[text], without held-out dialogues where it is derived from the preferences, or prompts from it."""
@@ -54,7 +54,15 @@ class ResolvedSources:
         return self._selected(rows, read.instructions(source), lambda row: row["messages"][:-1])[0]
 
     def training_instructions(self) -> datasets.Dataset:
-        """Dataset[messages], without held-out prompts where they are derived from the preferences, or prompts from them."""
+        """Dataset[messages]: of data.mixture by weight, or of data.instructions; without held-out prompts where they are derived
+        from the preferences, or prompts from them.
+        """
+        if self.mixture:
+            parts = [read.instructions(source, f"data.mixture.{place}") for place, source in enumerate(self.mixture)]
+            if self.prompts is None:
+                parts = [self._selected(part, part, lambda row: row["messages"][:-1])[0] for part in parts]
+            weighted = [(part, source.weight) for part, source in zip(parts, self.mixture, strict=True) if len(part)]
+            return mixing.mixed(*zip(*weighted, strict=True), self.seed) if weighted else parts[0]
         rows = read.instructions(self.need("instructions"))
         if self.instructions not in (self.preferences, self.prompts):
             return rows
@@ -62,7 +70,8 @@ class ResolvedSources:
 
     def reference_answers(self) -> list[dict]:
         """Rows {"messages", which end with the answer, and the file's other columns} that stages may train on."""
-        rows = read.answered(self.need("instructions"))
+        given = self.mixture or (self.need("instructions"),)
+        rows = [row for source in given for row in read.answered(source)]
         out = held_out([row["messages"][:-1] for row in rows], self.hold_out, self.seed)
         return [row for row, held in zip(rows, out, strict=True) if not held]
 
@@ -73,19 +82,24 @@ class ResolvedSources:
 
     def feedback_split(self, section: RewardModelSection) -> tuple[datasets.Dataset, datasets.Dataset]:
         """What raters said, but for pairs, to train on and held out: Dataset[messages, responses, targets] (data/feedback.py)."""
-        rows = judgements(self.need("preferences"), section.feedback, section.aspects)
+        rows = feedback.judgements(self.need("preferences"), section.feedback, section.aspects)
+        return self._selected(rows, rows, lambda row: row["messages"])
+
+    def judgement_split(self) -> tuple[datasets.Dataset, datasets.Dataset]:
+        """Good and bad answers to train on, and held-out ones: Dataset[messages, response, good] each."""
+        rows = judgements.judgements(self.need("preferences"), self.minimum_gap)
         return self._selected(rows, rows, lambda row: row["messages"])
 
     def training_prompts(self) -> list[dict]:
         """Rows {"messages", …} for reinforcement learning."""
-        rows = read.prompts(self.need("prompts"))
+        rows = self._prompts()
         return rows if self.evaluation else self._divided(rows)[0]
 
     def evaluation_prompts(self) -> list[dict]:
         """Rows {"messages", …} that no stage trained on."""
         if self.evaluation:
             return read.prompts(self.evaluation, key="data.evaluation")
-        return self._divided(read.prompts(self.need("prompts")))[1]
+        return self._divided(self._prompts())[1]
 
     def need(self, name: str) -> DataSource:
         """The source of that name; ConfigError says which key to set where there is none."""
@@ -94,6 +108,11 @@ class ResolvedSources:
             raise ConfigError(f"data.{name}: this stage needs it; give a file or hub name, or data.preferences to derive it "
                               "from, or `data.practice: {}` for the practice world")
         return source
+
+    def _prompts(self) -> list[dict]:
+        if self.prompts is None and self.mixture:
+            return [row for place, source in enumerate(self.mixture) for row in read.prompts(source, f"data.mixture.{place}")]
+        return read.prompts(self.need("prompts"))
 
     def _divided(self, rows: list[dict]) -> tuple[list[dict], list[dict]]:
         held = held_out([row["messages"] for row in rows], self.hold_out, self.seed)
@@ -119,7 +138,8 @@ def sources(config: RunConfig, folder: RunFolder | None) -> ResolvedSources:
     given["prompts"] = given["prompts"] or given["preferences"] or given["instructions"]
     given["base_text"] = given["base_text"] or given["instructions"]
     gap = config.reward_model.minimum_gap
-    return ResolvedSources(**given, hold_out=config.data.hold_out, seed=config.run.seed, minimum_gap=gap)
+    return ResolvedSources(**given, hold_out=config.data.hold_out, seed=config.run.seed, minimum_gap=gap,
+                           mixture=tuple(config.data.mixture))
 
 
 def held_out(prompts: list[list[dict]], share: float, seed: int) -> list[bool]:

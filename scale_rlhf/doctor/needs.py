@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from scale_rlhf.config.model_files import HubUnreachable, model_files
 from scale_rlhf.config.resources import Ask, asks
-from scale_rlhf.config.reward_sources import reward_sources
-from scale_rlhf.config.schema import Placed, RunConfig, ScratchSection
+from scale_rlhf.config.reward_sources import outside, processes, reward_sources
+from scale_rlhf.config.schema import SUPERVISED, FrozenRole, Placed, RunConfig, ScratchSection
 from scale_rlhf.errors import ConfigError
 
 PROCESS = 0.9e9  # bytes of a process of ours with its libraries; measured on CPU: 7 GB for the eight of the quickstart
@@ -33,20 +33,26 @@ def needs(config: RunConfig, stages: list[str]) -> Needs:
 
 def _memory(config: RunConfig, stage: str, parameters: int) -> float:
     """Host memory; a role on GPUs keeps its tensors there, but for what it offloads."""
-    if stage in ("base", "sft", "reward"):
-        section = {"base": config.base, "sft": config.sft, "reward": config.reward_model}[stage]
-        return PROCESS + _trained(section, section.workers, parameters)
+    if stage in SUPERVISED:
+        section = getattr(config, SUPERVISED[stage])
+        trained = PROCESS + _trained(section, section.workers, parameters)
+        if stage == "best_of_n":
+            return max(trained, PROCESS + _engines(config, parameters) + _rewards(config, parameters))
+        return trained + _reference_of(section, parameters) if stage == "dpo" else trained
     if stage != "ppo":
         return 3 * PROCESS  # evaluation: one engine
     rollout = config.rollout
-    engine = (1 + rollout.tensor_parallel) * PROCESS + (
-        0 if rollout.gpus else parameters * _BYTES[rollout.dtype] + rollout.tensor_parallel * rollout.kv_cache_gb * 1e9)
-    frozen = sum(_frozen(section, section.replicas, section.workers, parameters)
-                 for section in (*reward_sources(config).values(), config.reference))
+    frozen = _rewards(config, parameters) + _scorers(config.reference, parameters)
     trained = [config.policy, *([config.value] if config.ppo.critic else [])]
     published = 0 if rollout.gpus else 2 * parameters * _BYTES[rollout.dtype]
-    return (PROCESS + rollout.fewest * engine + frozen + published
+    return (PROCESS + _engines(config, parameters) + frozen + published
             + sum(_trained(section, section.workers, parameters) for section in trained))
+
+
+def _engines(config: RunConfig, parameters: int) -> float:
+    rollout = config.rollout
+    held = 0 if rollout.gpus else parameters * _BYTES[rollout.dtype] + rollout.tensor_parallel * rollout.kv_cache_gb * 1e9
+    return rollout.fewest * ((1 + rollout.tensor_parallel) * PROCESS + held)
 
 
 def _trained(section: Placed, workers: int, parameters: int) -> float:
@@ -59,9 +65,20 @@ def _trained(section: Placed, workers: int, parameters: int) -> float:
     return workers * (PROCESS + of_one * parameters)
 
 
-def _frozen(section: Placed, replicas: int, workers: int, parameters: int) -> float:
-    weights = 0 if section.gpus else parameters * _BYTES[section.dtype] / workers
-    return replicas * workers * (PROCESS + weights)
+def _reference_of(section: Placed, parameters: int) -> float:
+    """The frozen copy of the model beside each worker of dpo."""
+    copies = 0 if section.gpus else 1 if section.zero_stage == 3 else section.workers
+    return copies * parameters * (4 if section.autocast else _BYTES[section.dtype])
+
+
+def _rewards(config: RunConfig, parameters: int) -> float:
+    return sum(math.prod(processes(source)) * PROCESS if outside(source) else _scorers(source, parameters)
+               for source in reward_sources(config).values())
+
+
+def _scorers(section: FrozenRole, parameters: int) -> float:
+    weights = 0 if section.gpus else parameters * _BYTES[section.dtype] / section.workers
+    return section.replicas * section.workers * (PROCESS + weights)
 
 
 def _disk(config: RunConfig, stages: list[str], parameters: int) -> float:

@@ -14,7 +14,7 @@ from sys import path as search_path
 from scale_rlhf.config.load import dump
 from scale_rlhf.config.places import is_local
 from scale_rlhf.config.reward_sources import reward_functions, reward_sources
-from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.schema import SUPERVISED, RunConfig
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.launching.token import ray_token
 from scale_rlhf.redaction import without_secrets
@@ -163,10 +163,11 @@ def check_paths(config: RunConfig) -> list[str]:
 
 def _paths(config: RunConfig) -> Iterator[tuple[str, str]]:
     given = {"model.path": config.model.path, "model.chat_template": config.model.chat_template}
-    roles = ("base", "sft", "reward_model", "policy", "value", "reference")
+    roles = (*SUPERVISED.values(), "policy", "value", "reference")
     given |= {f"{role}.model": getattr(config, role).model for role in roles}
     for key, source in reward_sources(config).items():
         given |= {f"{key}.model": source.model} | {f"{key}.ensemble.{place}": path for place, path in enumerate(source.ensemble)}
     sources = ("base_text", "instructions", "preferences", "prompts", "evaluation")
     given |= {f"data.{name}": source.path for name in sources if (source := getattr(config.data, name))}
+    given |= {f"data.mixture.{place}": source.path for place, source in enumerate(config.data.mixture)}
     yield from ((key, path) for key, path in given.items() if path)

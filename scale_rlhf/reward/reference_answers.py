@@ -45,7 +45,7 @@ async def settle_moments(
         kept = kept_moments(config, folder)
         await reward.metrics()  # they are not part of the run
         for name, one in found.items():
-            tell(f"ppo: reward {name} on {one['answers']} reference answers: mean {one['mean']:.4g}, "
+            tell(f"reward {name} on {one['answers']} reference answers: mean {one['mean']:.4g}, "
                  f"deviation {one['deviation']:.4g}")
     reward.moments = dict(kept)
 

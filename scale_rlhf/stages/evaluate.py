@@ -16,7 +16,7 @@ from rich.console import Console
 from scale_rlhf.config.reward_sources import all_outside
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.reward.reference_answers import kept_moments
-from scale_rlhf.stages.evaluation_answers import Contestants, answer, contestants, questions
+from scale_rlhf.stages.evaluation_answers import ALIGNED, Contestants, answer, contestants, questions
 from scale_rlhf.stages.evaluation_judging import Judge, find_judge, true_score_curve
 from scale_rlhf.telemetry.metrics import MetricsLog, read_jsonl
 from scale_rlhf.telemetry.progress import stage_progress
@@ -132,7 +132,8 @@ def _summary(table: dict) -> dict[str, float | str]:
         for name, values in table["models"].items()
         for key in (quality, "right_form", "perplexity")
     }
-    numbers |= {f"ppo_{key}": table["models"].get("ppo", {}).get(key) for key in ("win_rate", "kl")}
+    numbers |= {f"{name}_{key}": values.get(key) for name, values in table["models"].items() if name in ALIGNED
+                for key in ("win_rate", "kl")}
     numbers |= {key: table[key] for key in ("best_attainable", "gap_closed", "reward_ranks_right")}
     return {key: number for key, number in numbers.items() if number is not None}
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scale_rlhf.config.schema import RunConfig
     from scale_rlhf.orchestration.run_folder import RunFolder
 
+ALIGNED = {"ppo": "policy", "dpo": "dpo", "best_of_n": "best_of_n"}  # stage: role that it starts as
 PROMPTS_PER_CALL = 256
 KL_PROMPTS = 256  # a KL over so many responses has a standard error well under a nat
 KL_SEED = 7_919  # samples for the KL are other samples than those that are judged
@@ -27,7 +28,7 @@ KL_SEED = 7_919  # samples for the KL are other samples than those that are judg
 
 @dataclass(frozen=True)
 class Contestants:
-    """The models, by name, in the order of the table. anchor: what PPO started from; wins and KL are against it."""
+    """The models, by name, in the order of the table. anchor: what alignment started from; wins and KL are against it."""
 
     paths: dict[str, str]
     anchor: str
@@ -44,23 +45,26 @@ class Question:
 
 
 def contestants(config: RunConfig, folder: RunFolder) -> Contestants:
-    """base, sft and ppo: those that the run made, else those that the configuration names. ConfigError where there is none.
+    """base, sft and what came of it: those that the run made, else those that the configuration names. ConfigError where
+    there is none.
 
     A policy that was made here is set against what it started from; one that is named as policy.model, against reference.model.
     """
-    made = {name: str(folder.model(name)) for name in ("base", "sft", "ppo") if (folder.model(name) / "config.json").is_file()}
+    made = {name: str(folder.model(name)) for name in ("base", "sft", *ALIGNED) if (folder.model(name) / "config.json").is_file()}
+    trained = next((role for stage, role in ALIGNED.items() if stage in made), None)
     base = made.get("base") or config.model.path
-    ppo = made.get("ppo") or ("sft" not in made and config.policy.model) or None
-    sft = made.get("sft") or (starting_model(config, folder, "policy") if "ppo" in made else config.reference.model)
-    found = {name: path for name, path in (("base", base), ("sft", sft), ("ppo", ppo)) if path}
+    named = None if "sft" in made or trained else config.policy.model
+    sft = made.get("sft") or (starting_model(config, folder, trained) if trained else config.reference.model)
+    aligned = {name: made[name] for name in reversed(ALIGNED) if name in made} or {"ppo": named}
+    found = {name: path for name, path in {"base": base, "sft": sft, **aligned}.items() if path}
     if found.get("sft") == base:
         found.pop("sft", None)
     if not found:
         raise ConfigError(
-            f"model.path: there is no model to evaluate: {folder.path}/models has none of base, sft and ppo. "
+            f"model.path: there is no model to evaluate: {folder.path}/models has none of base, sft, {', '.join(ALIGNED)}. "
             "Run those stages first, or give model.path or policy.model"
         )
-    anchor = next(name for name in ("sft", "base", "ppo") if name in found)
+    anchor = next(name for name in ("sft", "base", *ALIGNED) if name in found)
     return Contestants(found, anchor, frozenset({"base"} & made.keys()) if config.base.model is None else frozenset())
 
 

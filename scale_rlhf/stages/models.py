@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scale_rlhf.config.reward_sources import outside
+from scale_rlhf.config.reward_sources import outside, reward_sources
 from scale_rlhf.errors import ConfigError
 
 if TYPE_CHECKING:
     from scale_rlhf.config.schema import RunConfig
     from scale_rlhf.orchestration.run_folder import RunFolder
 
-ROLES = ("sft", "reward_model", "policy", "reference", "value", "reward")
+ROLES = ("sft", "reward_model", "best_of_n", "dpo", "policy", "reference", "value", "reward")
 
 
 def starting_model(config: RunConfig, folder: RunFolder, role: str) -> str:
@@ -42,6 +42,12 @@ def starting_model(config: RunConfig, folder: RunFolder, role: str) -> str:
         f"{role}.model", f"no earlier stage ({', '.join(earlier)}) of this run has made one and model.path is null",
         "a model's folder or hub name, or run the stages before it first",
     )
+
+
+def reward_start(config: RunConfig, folder: RunFolder) -> str | None:
+    """The model of the sources that name none of their own; None where there is no such source."""
+    models = [source for source in reward_sources(config).values() if not outside(source)]
+    return starting_model(config, folder, "reward") if any(source.model is None for source in models) else None
 
 
 def check_same_vocabulary(first: str, second: str, *, trust_remote_code: bool = False) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
-from scale_rlhf.config.reward_sources import outside, reward_sources
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
 from scale_rlhf.experience.prompts import PromptStream
@@ -154,23 +153,14 @@ def empty_answers(token_ids: Sequence[Sequence[int]], rows: Sequence[dict], end_
 
 def starting_models(config: RunConfig, folder: RunFolder) -> StartingModels:
     """Where each role starts from. Raises ConfigError: no such model, or a reference with another vocabulary."""
-    from scale_rlhf.stages.models import check_same_vocabulary, starting_model
+    from scale_rlhf.stages.models import check_same_vocabulary, reward_start, starting_model
 
     policy = starting_model(config, folder, "policy")
     reference = starting_model(config, folder, "reference")
     if reference != policy:
         check_same_vocabulary(policy, reference)
     value = starting_model(config, folder, "value") if config.ppo.critic else None
-    return StartingModels(policy, reference, value,
-                          _reward_start(config, folder))
-
-
-def _reward_start(config: RunConfig, folder: RunFolder) -> str | None:
-    """The model of the sources that name none of their own; None where there is no such source."""
-    from scale_rlhf.stages.models import starting_model
-
-    models = [source for source in reward_sources(config).values() if not outside(source)]
-    return starting_model(config, folder, "reward") if any(source.model is None for source in models) else None
+    return StartingModels(policy, reference, value, reward_start(config, folder))
 
 
 def training_prompts(config: RunConfig, folder: RunFolder, tokenizer) -> tuple[list[list[int]], list[dict]]:

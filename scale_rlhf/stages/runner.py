@@ -27,7 +27,7 @@ from scale_rlhf.config.changes import changes
 from scale_rlhf.config.checks import check, stages_of
 from scale_rlhf.config.load import load_config
 from scale_rlhf.config.reward_sources import reward_functions
-from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.schema import STAGES, RunConfig
 from scale_rlhf.data.checks import check_data
 from scale_rlhf.data.sources import sources
 from scale_rlhf.errors import ConfigError, DiskError, RunError, UserError
@@ -44,7 +44,7 @@ from scale_rlhf.telemetry.sinks import sinks
 _QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
           "TOKENIZERS_PARALLELISM": "false"}
 LONGEST_MESSAGE = 8  # lines
-MODULES = {"base": "base", "sft": "sft", "reward": "reward_model", "ppo": "ppo", "evaluate": "evaluate"}
+MODULES = {stage: stage for stage in STAGES} | {"reward": "reward_model"}
 
 
 def run(config: RunConfig, stages: Sequence[str] | None = None) -> RunFolder:

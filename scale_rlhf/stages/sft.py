@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.schema import RunConfig, SftSection
 from scale_rlhf.stages.models import starting_model
 
 if TYPE_CHECKING:
@@ -21,19 +21,28 @@ def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
     """Train models/sft. Returns loss, held_out_loss and perplexity of held-out responses, samples and seconds."""
     from scale_rlhf.data.chat import load_tokenizer
     from scale_rlhf.data.sources import held_out, sources
-    from scale_rlhf.training.supervised import train
 
     start = starting_model(config, folder, "sft")
     tokenizer = load_tokenizer(start, config.model)
     dialogues = [row["messages"] for row in sources(config, folder).training_instructions()]
     out = held_out([messages[:-1] for messages in dialogues], config.data.hold_out, config.run.seed)
-    parts = ([messages for messages, held in zip(dialogues, out, strict=True) if held == side] for side in (False, True))
-    rows = [labelled(part, tokenizer, config.sft.max_tokens) for part in parts]
-    samples = len(rows[0])
-    if config.sft.packing:
-        rows[0] = packed(rows[0], config.sft.max_tokens)
-    measured = train("language", config, folder, "sft", section=config.sft, start=start, tokenizer=tokenizer, rows=rows[0],
-                     held_out=rows[1], packed=config.sft.packing)
+    parts = [[messages for messages, held in zip(dialogues, out, strict=True) if held == side] for side in (False, True)]
+    return tune(config, folder, "sft", config.sft, start, tokenizer, *parts)
+
+
+def tune(
+    config: RunConfig, folder: RunFolder, stage: str, section: SftSection, start: str, tokenizer: PreTrainedTokenizerBase,
+    dialogues: list[list[dict]], held_out: list[list[dict]],
+) -> dict[str, float]:
+    """Train models/STAGE on what the assistant says in `dialogues`. Returns what `train` does, and the samples."""
+    from scale_rlhf.training.supervised import train
+
+    rows, out = (labelled(part, tokenizer, section.max_tokens) for part in (dialogues, held_out))
+    samples = len(rows)
+    if section.packing:
+        rows = packed(rows, section.max_tokens)
+    measured = train("language", config, folder, stage, section=section, start=start, tokenizer=tokenizer, rows=rows,
+                     held_out=out, packed=section.packing)
     return {**measured, "samples": samples}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+from scale_rlhf.config.schema import STAGES
 from scale_rlhf.orchestration.run_folder import RunFolder
 
 
@@ -35,13 +36,14 @@ def final_table(folder: RunFolder, console: Console) -> None:
 
 
 def _next(folder: RunFolder, stages: Mapping[str, dict]) -> list[str]:
-    made = [name for name in ("base", "sft", "reward", "ppo") if (folder.model(name) / "config.json").is_file()]
+    made = [name for name in STAGES if (folder.model(name) / "config.json").is_file()]
     lines = [f"models:  {folder.model(name)}" for name in made]
     if (folder.path / "report.html").is_file():
         lines.append(f"report:  {folder.path / 'report.html'}")
     lines.append(f"curves:  tensorboard --logdir {folder.path / 'tensorboard'}")
-    if "ppo" in made and "evaluate" not in stages:
-        lines.append(f"next:    scale-rlhf evaluate {folder.path / 'config.yaml'} policy.model={folder.model('ppo')}")
+    aligned = next((name for name in ("ppo", "dpo", "best_of_n") if name in made), None)
+    if aligned and "evaluate" not in stages:
+        lines.append(f"next:    scale-rlhf evaluate {folder.path / 'config.yaml'} policy.model={folder.model(aligned)}")
     return lines
 
 

@@ -95,9 +95,16 @@ OVERLAP = (
 )
 SUPERVISED = (
     Chart("Base model: loss", "base", {"loss": "loss"}),
-    Chart("Instruction tuning: loss", "sft", {"loss": "loss"}),
+    Chart("Instruction tuning: loss", "sft", {"loss": "loss", "held_out_loss": "held out"}),
     Chart("Reward model: loss", "reward", {"loss": "loss"}, from_zero=True),
     Chart("Reward model: accuracy on its batches", "reward", {"accuracy": "accuracy"}),
+    Chart("Best of n: loss", "best_of_n", {"loss": "loss"}),
+    Chart("Preferences without a reward model: loss", "dpo", {"loss": "loss"}),
+    Chart(
+        "Preferences without a reward model: pairs ranked right",
+        "dpo",
+        {"accuracy": "its batches", "held_out_accuracy": "held out"},
+    ),
 )
 ROLES = {
     "time/generate": "rollout",

@@ -32,7 +32,7 @@ MEASURES = (
     Measure("tokens", "response length, tokens", "{:.1f}"),
     Measure("ended", "responses that end", "{:.0%}", "higher"),
 )
-MODEL_NAMES = {"base": "base", "sft": "SFT", "ppo": "PPO"}
+MODEL_NAMES = {"base": "base", "sft": "SFT", "best_of_n": "best of n", "dpo": "DPO", "ppo": "PPO"}
 
 
 def measured(table: Mapping[str, Any]) -> list[tuple[Measure, str, dict[str, str]]]:

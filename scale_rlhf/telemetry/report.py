@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from scale_rlhf.config.schema import STAGES
 from scale_rlhf.telemetry.charts import OVERLAP, QUALITY, SUPERVISED, TRAINING, draw, draw_timeline, draw_times
 from scale_rlhf.telemetry.measures import conclusions, measured, model_name
 from scale_rlhf.telemetry.metrics import read_jsonl, read_metrics
@@ -13,7 +14,6 @@ from scale_rlhf.telemetry.report_style import STYLE
 from scale_rlhf.telemetry.reward_report import reward_section
 from scale_rlhf.telemetry.timeline import read_lanes
 
-STAGES = ("base", "sft", "reward", "ppo", "evaluate")
 ANSWERS_SHOWN, ANSWERS_FOLDED = 6, 60
 
 

@@ -16,17 +16,24 @@ from scale_rlhf.training.reward_quality import Judged, quality
 
 
 def measure(trainer, kind: str, rows: Dataset, section: SupervisedSection) -> dict[str, Any]:
-    """`language`: held_out_loss (nats a labelled token) and perplexity. Reward models: see reward_quality.quality.
+    """What the model in training does on rows that it does not train on; {} where there are none.
 
-    trainer: of TRL, trained; all ranks call together. No rows: nothing is measured, {}.
+    trainer: of TRL; all ranks call together. `language`: held_out_loss (nats a labelled token) and perplexity. Reward
+    models: see reward_quality.quality. `dpo`: accuracy, margin (mean of β times the difference of the log-ratios) and pairs.
+    `kto`: the same of every good answer beside every bad one.
     """
     if len(rows) == 0:
         return {}
     trainer.model.eval()
-    with torch.no_grad():
-        if kind == "language":
-            return _language(trainer, rows, section.microbatch)
-        return quality(_judged(trainer, rows, section.microbatch), section)
+    try:
+        with torch.no_grad():
+            if kind in ("reward", "judged"):
+                return quality(_judged(trainer, rows, section.microbatch), section)
+            return {"language": _language, "dpo": _preferred, "kto": _good_and_bad}[kind](trainer, rows, section.microbatch)
+    finally:
+        trainer.model.train()
+        if kind != "judged":  # of the others TRL keeps measures, which nothing else would empty
+            trainer._metrics["eval"].clear()
 
 
 def _language(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
@@ -48,6 +55,42 @@ def _judged(trainer, rows: Dataset, microbatch: int) -> list[Judged]:
         scores = trainer.model_wrapped(**inputs, use_cache=False).logits.float().cpu().split([len(row["texts"]) for row in batch])
         found += [Judged(one.T.tolist(), row["targets"], row["lengths"]) for one, row in zip(scores, batch, strict=True)] * weight
     return [one for part in _gathered(found) for one in part]
+
+
+def _preferred(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
+    margins = []
+    for batch, weight in _shares(rows, microbatch):
+        chosen, rejected = _log_ratios(trainer, batch)
+        margins += (trainer.beta * (chosen - rejected)).tolist() if weight else []
+    margins = torch.tensor([margin for part in _gathered(margins) for margin in part])
+    return {"accuracy": _share_right(margins), "margin": float(margins.mean()), "pairs": len(margins)}
+
+
+def _good_and_bad(trainer, rows: Dataset, microbatch: int) -> dict[str, float]:
+    found = []
+    for batch, weight in _shares(rows, microbatch):
+        rewards = trainer.beta * _log_ratios(trainer, batch)[0]
+        found += zip(rewards.tolist(), (row["label"] for row in batch), strict=True) if weight else []
+    found = [one for part in _gathered(found) for one in part]
+    good, bad = (torch.tensor([reward for reward, label in found if label == kind]) for kind in (True, False))
+    if not len(good) or not len(bad):
+        return {}
+    margins = (good[:, None] - bad[None]).flatten()
+    return {"accuracy": _share_right(margins), "margin": float(margins.mean()), "pairs": len(margins)}
+
+
+def _log_ratios(trainer, batch: list[dict]) -> list[torch.Tensor]:
+    """log π − log π_ref of the answers, summed over their tokens: of chosen and rejected ones, or of the judged ones (and of
+    KTO's answers to other prompts).
+    """
+    inputs = trainer._prepare_inputs(trainer.data_collator(batch))
+    policy, reference = (trainer.compute_ref_log_probs(model, inputs) for model in (trainer.model_wrapped, trainer.ref_model))
+    return [one - other for one, other in zip(policy, reference, strict=True)]
+
+
+def _share_right(margins: torch.Tensor) -> float:
+    """Share of the pairs that are ranked right; ties count half."""
+    return float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
 
 
 def _shares(rows: Dataset, microbatch: int) -> Iterator[tuple[list[dict], int]]:

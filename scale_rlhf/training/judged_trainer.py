@@ -11,10 +11,10 @@ from transformers import Trainer
 
 from scale_rlhf.algorithms.preference import binary_loss, plackett_luce_loss, rating_loss
 from scale_rlhf.training.supervised import Job
-from scale_rlhf.training.trl_trainers import FromJob
+from scale_rlhf.training.trl_trainers import StageTrainer
 
 
-class JudgedStageTrainer(FromJob, Trainer):
+class JudgedStageTrainer(StageTrainer, Trainer):
     """Loss: summed over what raters said in a step (a rating, a ranking, a verdict; in each aspect), over its number there."""
 
     def __init__(self, job: Job, **keywords):

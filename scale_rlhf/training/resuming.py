@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 _PREFIX = "checkpoint-"  # the Trainer's
 # Of a section: what another value of leaves the model of a step as it is. The weights of `model` are in the checkpoint.
-_FREE = {"model", "microbatch", "gradient_checkpointing", "save_every", "cpus", "gpus", "threads"}
+_FREE = {"model", "microbatch", "gradient_checkpointing", "save_every", "held_out_every", "cpus", "gpus", "threads"}
 
 
 def going_on(job: Job, stage: str, section: str) -> Job:

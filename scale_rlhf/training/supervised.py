@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scale_rlhf.config.schema import LimitsSection, ModelSection, RunConfig, SupervisedSection
+from scale_rlhf.config.schema import SUPERVISED, LimitsSection, ModelSection, RunConfig, SupervisedSection
 from scale_rlhf.errors import DataError, RunError
 from scale_rlhf.orchestration.run_folder import write_atomically
 from scale_rlhf.telemetry.metrics import MetricsLog, read_metrics
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
 
     from scale_rlhf.orchestration.run_folder import RunFolder
 
-Kind = Literal["language", "reward", "judged"]
+Kind = Literal["language", "reward", "judged", "dpo", "kto"]
 PROGRESS_FILE = "progress.jsonl"
-_SECTIONS = {"reward": "reward_model"}  # of the configuration, where it is not called as the stage is
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,9 @@ def train(
 
     rows, held_out: tokens; `language` rows have input_ids and labels (-100 where there is no loss), `reward` rows have
     chosen_ids, rejected_ids and margin, `judged` rows and what is held out for `reward` have texts, targets and lengths
-    (stages/reward_model.py). Returns the mean loss of the last tenth of the steps, what the worker measured
-    on `held_out`, the number of parameters and the seconds. Raises RunError with a worker's last words if one fails.
+    (stages/reward_model.py), `dpo` and `kto` rows are those of stages/dpo.py. Returns the mean loss of the last tenth of the
+    steps, what the worker measured on `held_out`, the number of parameters and the seconds. Raises RunError with a worker's
+    last words if one fails.
     """
     if len(rows) == 0:
         raise DataError(f"{stage}: no rows are left to train on: all are held out, or no response begins within max_tokens "
@@ -79,7 +79,7 @@ def train(
     layout = lay_out(_lengths(rows), section, config.run.seed)
     job = Job(kind, section, config.model, start, config.run.seed, layout, work, partial, packed)
     write_inputs(job, tokenizer, rows, held_out)
-    job = going_on(job, stage, _SECTIONS.get(stage, stage))
+    job = going_on(job, stage, SUPERVISED[stage])
     _keep_progress(job)
     run = RayTrainRun(job, work / "ray", config.limits.start_seconds)
     with MetricsLog(folder, stage, after=job.done, steps=job.layout.steps) as log:
@@ -114,10 +114,13 @@ def _keep_progress(job: Job) -> None:
 
 
 def _lengths(rows: Dataset) -> list[int]:
+    """Tokens of each row; of a pair, those of its longer side, and of several texts those of the longest."""
     if "texts" in rows.column_names:
         return [max(len(ids) for ids in texts) for texts in rows["texts"]]
-    columns = [rows[name][:] for name in ("input_ids", "chosen_ids", "rejected_ids") if name in rows.column_names]
-    return [max(len(ids) for ids in row) for row in zip(*columns, strict=True)]
+    answers = ("input_ids", "chosen_ids", "rejected_ids", "completion_ids")
+    columns = [rows[name][:] for name in answers if name in rows.column_names]
+    before = [len(ids) for ids in rows["prompt_ids"][:]] if "prompt_ids" in rows.column_names else [0] * len(rows)
+    return [prompt + max(len(ids) for ids in row) for prompt, *row in zip(before, *columns, strict=True)]
 
 
 def _watch(run: RayTrainRun, job: Job, stage: str, limits: LimitsSection, log: MetricsLog) -> list[float]:

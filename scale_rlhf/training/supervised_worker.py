@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _NO_MARGIN = -1e9  # logsigmoid(c - r + 1e9) is 0, and so is its gradient: a pair of it weighs nothing
-_SHOWN = ("loss", "learning_rate", "grad_norm", "accuracy", "margin", "mean_token_accuracy", "entropy")
+_SHOWN = ("loss", "learning_rate", "grad_norm", "accuracy", "margin", "chosen_reward", "rejected_reward", "kl",
+          "mean_token_accuracy", "entropy")
 
 
 def work(loop_config: dict) -> dict | None:
@@ -34,9 +35,11 @@ def work(loop_config: dict) -> dict | None:
     tokenizer = AutoTokenizer.from_pretrained(job.work / "tokenizer", trust_remote_code=job.model.trust_remote_code)
     rows = _in_order(load_from_disk(job.work / "rows"), job, tokenizer.eos_token_id)
     trainer = _trainer(job, tokenizer, rows)
+    held_out = load_from_disk(job.work / "held_out")
+    trainer.add_callback(_progress(job, trainer, held_out))
     trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
     _save(trainer, job, tokenizer)
-    measures = measure(trainer, job.kind, load_from_disk(job.work / "held_out"), job.section)
+    measures = measure(trainer, job.kind, held_out, job.section)
     if trainer.is_world_process_zero():
         parameters = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters())
         return {**measures, "parameters": parameters}
@@ -68,28 +71,36 @@ def _in_order(rows: Dataset, job: Job, end: int) -> Dataset:
 
     order = job.layout.order
     if (order == FILLER).any():
-        empty = {"input_ids": [[end]], "labels": [[-100]]}
-        if job.packed:
-            empty |= {"seq_lengths": [[1]]}
-        if job.kind == "reward":
-            empty = {"chosen_ids": [[end]], "rejected_ids": [[end]], "margin": [_NO_MARGIN]}
-        if job.kind == "judged":
-            empty = {"texts": [[[end]]], "targets": [[[math.nan]] * len(rows[0]["targets"])], "lengths": [[1]]}
+        empty = _filler(job, rows, end)
         order = order.copy()
         order[order == FILLER] = len(rows)
         rows = concatenate_datasets([rows, Dataset.from_dict(empty, features=rows.features)])
     return rows.select(order)
 
 
+def _filler(job: Job, rows: Dataset, end: int) -> dict[str, list]:
+    if job.kind == "reward":
+        return {"chosen_ids": [[end]], "rejected_ids": [[end]], "margin": [_NO_MARGIN]}
+    if job.kind == "judged":
+        return {"texts": [[[end]]], "targets": [[[math.nan]] * len(rows[0]["targets"])], "lengths": [[1]]}
+    if job.kind == "dpo":
+        return {"prompt_ids": [[end, end]], "chosen_ids": [[]], "rejected_ids": [[]]}
+    if job.kind == "kto":
+        return {"prompt_ids": [[end, end]], "completion_ids": [[]], "KL_completion_ids": [[]], "label": [True]}
+    return {"input_ids": [[end]], "labels": [[-100]]} | ({"seq_lengths": [[1]]} if job.packed else {})
+
+
 def _trainer(job: Job, tokenizer, rows: Dataset):
     from scale_rlhf.training.judged_trainer import JudgedStageTrainer
+    from scale_rlhf.training.preference_trainers import PairStageTrainer, UnpairedStageTrainer
     from scale_rlhf.training.trl_trainers import Checkpoints, RewardStageTrainer, SupervisedStageTrainer, arguments
 
     trainer_args = arguments(job)  # first: under ZeRO 3 it makes models load in parts
-    kind = {"language": SupervisedStageTrainer, "reward": RewardStageTrainer, "judged": JudgedStageTrainer}[job.kind]
-    trainer = kind(job, model=_model(job, tokenizer), args=trainer_args, train_dataset=rows, processing_class=tokenizer,
-                   callbacks=[_progress(job), Checkpoints(job)])
-    return trainer
+    kind = {"language": SupervisedStageTrainer, "reward": RewardStageTrainer, "judged": JudgedStageTrainer,
+            "dpo": PairStageTrainer, "kto": UnpairedStageTrainer}[job.kind]
+    reference = {"ref_model": _model(job, tokenizer)} if job.kind in ("dpo", "kto") else {}
+    return kind(job, model=_model(job, tokenizer), args=trainer_args, train_dataset=rows, processing_class=tokenizer,
+                callbacks=[Checkpoints(job)], **reference)
 
 
 def _model(job: Job, tokenizer):
@@ -103,7 +114,7 @@ def _model(job: Job, tokenizer):
     options = {"dtype": weights_dtype(job.section), "attention": model.attention, "trust_remote_code": model.trust_remote_code}
     if job.kind == "judged" and job.section.aspects:
         return load_aspects(job.start, job.section.aspects, seed=job.seed, **options)
-    if job.kind != "language":
+    if job.kind in ("reward", "judged"):
         return load_scalar(job.start, seed=job.seed, **options).classifier
     return load_causal(job.start, **options)
 
@@ -118,16 +129,28 @@ def _save(trainer, job: Job, tokenizer) -> None:
         tokenizer.save_pretrained(job.out)
 
 
-def _progress(job: Job):
+def _progress(job: Job, trainer, held_out: Dataset):
     from transformers import TrainerCallback
+
+    from scale_rlhf.training.held_out import measure
 
     class Progress(TrainerCallback):
         """Rank 0 writes a line after each step; the driver reads them as they come."""
 
+        held_out: dict[str, float] = {}  # of this step, where it is measured
+
+        def on_step_end(self, args, state, control, **_):
+            every = job.section.held_out_every
+            self.held_out = {}
+            if every and state.global_step % every == 0:
+                measured = measure(trainer, job.kind, held_out, job.section)
+                self.held_out = {f"held_out_{key.removeprefix('held_out_')}": value for key, value in measured.items()
+                                 if key not in ("pairs", "report")}
+
         def on_log(self, args, state, control, logs=None, **_):
             marks.at_step(state.global_step + 1)
             if state.is_world_process_zero and logs and "loss" in logs:
-                line = {"step": state.global_step} | {key: logs[key] for key in _SHOWN if key in logs}
+                line = {"step": state.global_step} | {key: logs[key] for key in _SHOWN if key in logs} | self.held_out
                 with open(job.work / PROGRESS_FILE, "a") as file:
                     file.write(json.dumps(line) + "\n")
 

@@ -10,6 +10,7 @@ from transformers import AutoConfig, PrinterCallback, TrainerCallback, TrainingA
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from scale_rlhf.training.deepspeed_config import deepspeed_config, learning_rate_factor, optimizer
+from scale_rlhf.training.preference_arguments import dpo_arguments, kto_arguments
 from scale_rlhf.training.resuming import CHECKPOINTS, seal_checkpoint
 from scale_rlhf.training.supervised import Job
 
@@ -35,7 +36,10 @@ def arguments(job: Job) -> TrainingArguments:
     common["max_length"] = None
     if job.kind == "reward":
         return RewardConfig(**common)
-    return SFTConfig(**common, packing=job.packed, dataset_kwargs={"skip_prepare_dataset": True})
+    if job.kind in ("dpo", "kto"):
+        return (dpo_arguments if job.kind == "dpo" else kto_arguments)(section, common)
+    return SFTConfig(**common, packing=job.packed, dataset_kwargs={"skip_prepare_dataset": True},
+                     neftune_noise_alpha=getattr(section, "neftune_alpha", None))
 
 
 def _deepspeed(job: Job) -> dict:
@@ -83,7 +87,7 @@ class Checkpoints(TrainerCallback):
             seal_checkpoint(Path(args.output_dir), state.global_step, self._job.training)
 
 
-class FromJob:
+class StageTrainer:
     """What every trainer takes from the job instead of from its library's arguments."""
 
     def __init__(self, job: Job, **keywords):
@@ -112,8 +116,17 @@ class FromJob:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
+    def _slots_a_pair(self, step: int | None = None) -> float:
+        step = self.state.global_step if step is None else step
+        return self._job.layout.slots / self._job.layout.samples(min(step, self._job.layout.steps - 1))
 
-class SupervisedStageTrainer(FromJob, SFTTrainer):
+    def _without_fillers(self, loss: torch.Tensor, constant: float) -> torch.Tensor:
+        """A forward's part of the mean over samples. loss: mean over its slots. constant: what a filler adds to their sum."""
+        scale = self._slots_a_pair()
+        return loss * scale - (scale - 1) * constant
+
+
+class SupervisedStageTrainer(StageTrainer, SFTTrainer):
     """Loss: cross-entropy summed over the labelled tokens of a step, over their number in the whole step."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -126,7 +139,7 @@ class SupervisedStageTrainer(FromJob, SFTTrainer):
         super().log(logs, start_time)
 
 
-class RewardStageTrainer(FromJob, RewardTrainer):
+class RewardStageTrainer(StageTrainer, RewardTrainer):
     """Loss: −log σ(chosen − rejected − margin), summed over the pairs of a step, over their number in the whole step."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -143,7 +156,3 @@ class RewardStageTrainer(FromJob, RewardTrainer):
         for key in {"accuracy", "margin"} & metrics.keys():
             metrics[key] = [value * scale for value in metrics[key]]
         super().log(logs, start_time)
-
-    def _slots_a_pair(self, step: int | None = None) -> float:
-        step = self.state.global_step if step is None else step
-        return self._job.layout.slots / self._job.layout.samples(min(step, self._job.layout.steps - 1))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scale_rlhf.config.schema import ModelSection, RewardModelSection, RunConfig, SupervisedSection
+from scale_rlhf.config.schema import ModelSection, RewardModelSection, RunConfig, SftSection
 from scale_rlhf.data.chat import dialogue_ids
 from scale_rlhf.errors import ConfigError, DataError, RunError
 from scale_rlhf.orchestration.run_folder import RunFolder
@@ -138,10 +138,11 @@ VARIANTS = {
     "zero 3": {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
     "decay": {"weight_decay": 5.0}, "betas": {"betas": (0.5, 0.6)}, "epsilon": {"epsilon": 1e-2},
     "norm": {"max_gradient_norm": 1e-3}, "rate": {"learning_rate": 2e-3}, "schedule": {"schedule": "cosine"},
-    "warm-up": {"warmup_steps": 2}, "steps": {"max_steps": 2},
+    "warm-up": {"warmup_steps": 2}, "steps": {"max_steps": 2}, "noise": {"neftune_alpha": 10.0},
+    "measured": {"held_out_every": 2},
     "bfloat16": {"dtype": "bfloat16", "zero_stage": 2}, "autocast": {"dtype": "bfloat16", "autocast": True, "zero_stage": 2},
 }
-ALIKE = ("again", "small forwards", "checkpointing", "zero 1", "zero 2", "zero 3")
+ALIKE = ("again", "small forwards", "checkpointing", "zero 1", "zero 2", "zero 3", "measured")
 PLAIN = SMALL | {"schedule": "linear", "batch_size": 7, "max_steps": None}
 
 
@@ -167,7 +168,7 @@ def job(folder, made, data, settings, kind="language", packed=False):
 
     start = str(made[0].model("base"))
     tokenizer = load_tokenizer(start, made[1].model)
-    section = (RewardModelSection if kind == "reward" else SupervisedSection)(**settings)
+    section = (RewardModelSection if kind == "reward" else SftSection)(**settings)
     if kind == "reward":
         preferences = read.preferences(DataSource(path=data["preferences"]))
         rows = reward_model.pairs(preferences, tokenizer, section.max_tokens, margin=False)
@@ -262,6 +263,13 @@ def test_packed_samples_do_not_see_each_other(variants):
     (packed, said), (plain, expected) = variants["packed"], variants["unpacked"]
     assert len(packed.layout.order) < len(plain.layout.order) and len(steps(packed)) == 2
     assert steps(packed) == pytest.approx(steps(plain), rel=1e-5) and said == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_held_out_loss_is_measured_on_the_way(variants):
+    job, said = variants["measured"]
+    lines = [json.loads(line) for line in (job.work / "progress.jsonl").read_text().splitlines()]
+    found = {line["step"]: line["held_out_loss"] for line in lines if "held_out_loss" in line}
+    assert list(found) == [2, 4] and found[4] == pytest.approx(said["held_out_loss"]) and found[2] > found[4]
 
 
 def test_learning_rates(variants):

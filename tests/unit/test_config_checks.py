@@ -77,10 +77,20 @@ def test_the_defaults_pass():
     ({"ppo": {"kl_in": "loss"}}, "ppo.kl_estimator: k1 in the loss has no gradient but noise"),
     ({"ppo": {"advantages": "remax"}, "rollout": {"temperature": 0.7}}, "rollout.temperature: must be 1 with ppo.advantages: remax and the KL penalty in the reward; found 0.7"),
     ({"ppo": {"steps": 5, "value_pretraining": 5}}, "ppo.value_pretraining: of ppo.steps (5) at least one must train the policy; found 5"),
+    ({"run": {"stages": ["base", "sft", "dpo"]}, "dpo": {"loss": "kto", "microbatch": 1}},
+     "dpo.microbatch: TRL's KTO needs at least 2 samples in a forward; found dpo.microbatch 1"),
+    ({"run": {"stages": ["base", "sft", "best_of_n"]}}, "reward: there is no reward: stage reward is not among the stages"),
+    ({"run": {"stages": ["base", "sft", "reward", "best_of_n"]}, "rollout": {"ignore_end": True}},
+     "rollout.ignore_end: best_of_n learns answers that have ended by themselves"),
+    ({"run": {"stages": ["dpo"]}}, "dpo.model: there is no model to start from: model.path is null and stage base is not among"),
+    ({"data": {"practice": {}, "mixture": [{"path": "a/b"}], "instructions": "a/b"}},
+     "data.mixture: it stands instead of data.instructions; give one of them"),
+    ({"data": {"practice": {}, "mixture": [{"path": "no/such.jsonl", "weight": 2}]}},
+     "data.mixture.0: file no/such.jsonl does not exist"),
     ({"ppo": {"kl_target": 6.0, "kl_coefficient": 0}}, "ppo.kl_coefficient: 0 stays 0 under an adaptive coefficient"),
     ({"rollout": {"kv_cache_gb": 1e-5}}, "rollout.kv_cache_gb: one sequence of"),
     ({"cluster": {"cpus": 8, "object_store_gb": 0.01}}, "cluster.object_store_gb: expected at least 0.08; found 0.01"),
-    ({"run": {"stages": ["ppo", "sft"]}}, "run.stages: expected stages once each in the order base, sft, reward, ppo, evaluate; found ppo, sft"),
+    ({"run": {"stages": ["ppo", "sft"]}}, "run.stages: expected stages once each in the order base, sft, reward, best_of_n, dpo, ppo, evaluate; found ppo, sft"),
     ({"run": {"stages": ["sft"]}}, "sft.model: there is no model to start from: model.path is null and stage base is not among the stages"),
     ({"data": {}}, "data.instructions: stage sft needs it; give a file or hub name (or data.preferences"),
     ({"data": {"preferences": "no/such/file.jsonl"}}, "data.preferences: file no/such/file.jsonl does not exist"),
@@ -123,6 +133,8 @@ SERVICE = {"url": "http://x/"}
     ({"limits": {"silent_groups": 9}}, "limits.silent_groups: it is for ppo.dynamic_sampling; found 9"),
     ({"ppo": {"advantages": "group_relative", "responses_per_prompt": 2, "lam": 0.9}},
      "ppo.lam: it is for ppo.advantages: gae; found 0.9"),
+    ({"dpo": {"label_smoothing": 0.2}}, "dpo.label_smoothing: it is for dpo.loss: cdpo, and dpo.loss is dpo; found 0.2"),
+    ({"dpo": {"loss": "cdpo", "bad_weight": 2.0}}, "dpo.bad_weight: it is for dpo.loss: kto, and dpo.loss is cdpo; found 2.0"),
     ({"ppo": {"kl_horizon": 500}}, "ppo.kl_horizon: the KL coefficient is fixed, as ppo.kl_target is null; found 500"),
     ({"rollout": {"ignore_end": True, "stop": ["x"]}}, "rollout.stop: with rollout.ignore_end nothing ends a response early"),
     ({"rollout": {"ignore_end": True, "stop_token_ids": [7]}}, "rollout.stop_token_ids: with rollout.ignore_end"),
@@ -134,6 +146,13 @@ SERVICE = {"url": "http://x/"}
 def test_a_key_that_nothing_would_read_is_refused(sections, expected, monkeypatch):
     monkeypatch.setattr(model_files, "hub_reachable", lambda: False)
     assert expected in mistakes(**({"value": {"initial": "policy"}} | sections))
+
+
+def test_best_of_n_must_fit_while_it_answers_and_while_it_trains():
+    config = RunConfig(best_of_n={"workers": 9}, rollout={"engines": 2})
+    for cpus, asked in ((8, ["best_of_n 9 ×"]), (2, ["rollout 2 ×", "best_of_n 9 ×"]), (9, [])):
+        said = list(resources.shortages(config, ["best_of_n"], cpus, 0, "this machine"))
+        assert len(said) == len(asked) and all(one in text for one, text in zip(asked, said, strict=True))
 
 
 def test_keys_that_are_read_are_not_refused():

@@ -49,7 +49,7 @@ def test_an_empty_file_is_all_defaults(tmp_path):
     ("ppo:\n\n  steps: many\n", "run.yaml:3: ppo.steps: expected a valid integer, unable to parse string as an integer; found the text many"),
     ("ppo: {steps: 0}", "run.yaml:1: ppo.steps: expected greater than 0; found the number 0"),
     ("policy: {dtype: bfloat}", "policy.dtype: expected 'float32' or 'bfloat16'; found the text bfloat; did you mean bfloat16?"),
-    ("run:\n  stages: [sft, poo]\n", "run.yaml:2: run.stages.1: expected 'base', 'sft', 'reward', 'ppo' or 'evaluate'; found the text poo; did you mean ppo?"),
+    ("run:\n  stages: [sft, poo]\n", "run.yaml:2: run.stages.1: expected 'base', 'sft', 'reward', 'best_of_n', 'dpo', 'ppo' or 'evaluate'; found the text poo; did you mean ppo?"),
     ("ppo: 3", "run.yaml:1: ppo: expected a section with keys of its own ({} for its defaults); found the number 3"),
     ("ppo:\n", "ppo: expected a section with keys of its own ({} for its defaults); found null"),
     ("- a\n", "run.yaml:1: expected sections"),

@@ -73,6 +73,19 @@ def test_the_models_that_there_are(folder):
     assert contestants(given, folder).paths["sft"] == "org/tuned"
 
 
+def test_every_way_to_align_stands_beside_the_others(folder):
+    for name in ("sft", "dpo", "best_of_n", "ppo"):
+        make_model(folder, name)
+    who = contestants(RunConfig(policy={"model": "other/ppo"}), folder)
+    assert list(who.paths) == ["sft", "best_of_n", "dpo", "ppo"] and who.anchor == "sft"
+
+
+def test_dpo_is_compared_with_what_it_started_from(folder):
+    make_model(folder, "dpo")
+    config = RunConfig(dpo={"model": "other/sft"})
+    assert contestants(config, folder) == Contestants({"sft": "other/sft", "dpo": str(folder.model("dpo"))}, "sft", frozenset())
+
+
 def test_a_policy_of_another_run(folder):
     config = RunConfig(policy={"model": "other/ppo"}, reference={"model": "other/sft"})
     assert contestants(config, folder) == Contestants({"sft": "other/sft", "ppo": "other/ppo"}, "sft", frozenset())

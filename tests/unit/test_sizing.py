@@ -59,6 +59,18 @@ def test_the_sizes_are_those_of_the_names(name, nodes, policy):
     assert parameters.count(parameters.tensors(planned(config).models.shapes["policy"])) == policy
 
 
+def test_dpo_holds_its_reference_beside_the_model():
+    """The reference is whole on every worker; with ZeRO 3 each has its part, or all of it where it is alone."""
+    sft = {"gpus": 1, "workers": 2, "dtype": "bfloat16"}
+    config = RunConfig.model_validate({"model": {"path": "meta-llama/Llama-3.1-8B", "shapes": {"meta-llama/Llama-3.1-8B": "llama-3.1-8b"}},
+                                       "data": {"practice": {}}, "sft": sft, "dpo": sft})
+    weights = {one.role: one.weights for stage in plan(config, ["sft", "dpo"]).stages for one in stage.needs}
+    assert weights["dpo"] - weights["sft"] == 2 * 8_030_261_248
+    config.sft.zero_stage = config.dpo.zero_stage = 3
+    weights = {one.role: one.weights for stage in plan(config, ["sft", "dpo"]).stages for one in stage.needs}
+    assert 0.99 < (weights["dpo"] - weights["sft"]) / 8_030_261_248 < 1.1
+
+
 TOO_LARGE = [
     ("llama-8b", ["policy.zero_stage=1"], "policy does not fit"),
     ("llama-8b", ["policy.gradient_checkpointing=false", "ppo.tokens_per_microbatch=16384"], "policy does not fit"),

@@ -11,6 +11,7 @@ from scale_rlhf.config.sizing.shapes import Shape
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 _TRAINED_LOGITS = 12  # bytes an entry at the peak: log p, p and their product forward; log p and two gradients backward
+_LOGPROBS_AT_ONCE = 32_768  # tokens: TRL's _CHUNKED_LOGPROB_CHUNK_SIZE
 _SCORED_LOGITS = 8  # logits and log p, float32
 
 
@@ -54,6 +55,11 @@ def scored_logits(forward: Forward) -> int:
 def supervised_logits(forward: Forward) -> int:
     """Of instruction tuning: the model's output is kept beside what the loss makes of it."""
     return (_TRAINED_LOGITS + forward.element) * forward.tokens * forward.shape.vocabulary
+
+
+def preference_logits(forward: Forward) -> int:
+    """Of DPO and its kin: TRL takes log p in parts of 32,768 tokens and keeps none of their logits."""
+    return _TRAINED_LOGITS * min(forward.tokens, _LOGPROBS_AT_ONCE) * forward.shape.vocabulary
 
 
 def _kept_by_layer(forward: Forward) -> int:

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from scale_rlhf.config.reward_sources import outside
-from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.schema import SUPERVISED, RunConfig
 from scale_rlhf.config.sizing.parameters import Head
 from scale_rlhf.config.sizing.shapes import Shape, UnknownShape, shape_of
 
 HEADS: dict[str, Head] = {"reward_model": "scalar", "reward": "scalar", "value": "scalar"}  # the others: language
-_TRAINED = {"base": "base", "sft": "sft", "reward": "reward_model"}  # section of the role that a supervised stage trains
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,12 @@ class Models:
 
 def roles(config: RunConfig, stage: str) -> list[str]:
     """Sections of the roles of a stage that compute on GPUs with a model of their own."""
-    if stage != "ppo":
-        names = [_TRAINED[stage]] if stage in _TRAINED else []
+    served = not (config.reward.mix or outside(config.reward))
+    if stage == "best_of_n":
+        names = ["rollout", *(["reward"] if served else []), "best_of_n"]
+    elif stage != "ppo":
+        names = [SUPERVISED[stage]] if stage in SUPERVISED else []
     else:
-        served = not (config.reward.mix or outside(config.reward))
         names = ["rollout", *(["reward"] if served else []), "reference", "policy", *(["value"] if config.ppo.critic else [])]
     return [name for name in names if getattr(config, name).gpus]
 
@@ -53,7 +54,7 @@ def _starts(config: RunConfig, role: str) -> Iterator[tuple[str, str | None]]:
         value = "policy" if config.value.initial == "policy" else "reward"
         tuned = "sft" if "sft" in config.run.stages else None
         before = {"reference": "policy", "reward": "reward_model", "value": value, "policy": tuned, "reward_model": tuned,
-                  "sft": None}[role]
+                  "best_of_n": tuned, "dpo": tuned, "sft": None}[role]
     if before is None:
         yield "model.path", config.model.path
     else:

@@ -1,5 +1,6 @@
 """What one process of each role takes on its GPU."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from scale_rlhf.config.schema import (
@@ -14,7 +15,7 @@ from scale_rlhf.config.schema import (
 from scale_rlhf.config.sizing import activations, engine, training
 from scale_rlhf.config.sizing.activations import Forward
 from scale_rlhf.config.sizing.models import HEADS
-from scale_rlhf.config.sizing.parameters import BYTES, largest, tensors
+from scale_rlhf.config.sizing.parameters import BYTES, Tensor, largest, tensors
 from scale_rlhf.config.sizing.shapes import Shape
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "cache", "buffers", "reserve")
@@ -77,9 +78,11 @@ def _trained(config: RunConfig, role: str, section: Optimisation, shape: Shape) 
     states = training.states(section, section.workers, held)
     buffers = training.buffers(section, section.workers, held, shape.hidden)
     forward = _micro_batch(config, role, section, shape)
-    common = Need(role, shape.name, section.workers, section.gpus, states.weights, states.gradients, states.optimizer,
-                  host=states.host)
-    logits = {"policy": activations.trained_logits, "base": activations.supervised_logits, "sft": activations.supervised_logits}
+    reference = _reference(section, held) if role == "dpo" else 0
+    common = Need(role, shape.name, section.workers, section.gpus, states.weights + reference, states.gradients,
+                  states.optimizer, host=states.host)
+    logits = {"policy": activations.trained_logits, "dpo": activations.preference_logits} | dict.fromkeys(
+        ("base", "sft", "best_of_n"), activations.supervised_logits)
     moments = [
         replace(common, moment="update", activations=activations.trained(forward, section.gradient_checkpointing),
                 logits=logits[role](forward) if role in logits else 0, buffers=buffers.update),
@@ -92,10 +95,16 @@ def _trained(config: RunConfig, role: str, section: Optimisation, shape: Shape) 
     return max(moments, key=lambda moment: moment.total).reserved()
 
 
+def _reference(section: Optimisation, held: Sequence[Tensor]) -> int:
+    """Bytes of the frozen model beside the one that dpo trains: sharded with ZeRO 3, else whole on every worker."""
+    workers = section.workers if section.zero_stage == 3 else 1
+    return training.frozen(held, workers, training.element(section))[0]
+
+
 def _micro_batch(config: RunConfig, role: str, section: Optimisation, shape: Shape) -> Forward:
     if isinstance(section, SupervisedSection):
         rows = min(section.microbatch, -(-section.batch_size // section.workers))
-        texts = _TEXTS[section.feedback] if isinstance(section, RewardModelSection) else 1
+        texts = _TEXTS[section.feedback] if isinstance(section, RewardModelSection) else 2 if role == "dpo" else 1
         tokens, longest = rows * texts * section.max_tokens, section.max_tokens
     else:
         longest = longest_sample(config)

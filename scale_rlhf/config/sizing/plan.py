@@ -71,7 +71,7 @@ def _too_few(config: RunConfig, stage: str, gpus: float) -> list[Problem]:
         found.append(Problem(stage, (), f"stage {stage} asks for {gpus:g} GPUs, and cluster.nodes × cluster.gpus_per_node is "
                                         f"{cluster.nodes} × {cluster.gpus_per_node} = {there}. It asks: {asked}"))
     ranks = rollout.tensor_parallel * rollout.gpus
-    if stage == "ppo" and ranks > cluster.gpus_per_node:
+    if stage in ("best_of_n", "ppo") and ranks > cluster.gpus_per_node:
         text = f"rollout.tensor_parallel: {rollout.tensor_parallel} ranks of an engine run on one node and take {ranks:g} GPUs"
         found.append(Problem(stage, ("rollout",), f"{text}; cluster.gpus_per_node is {cluster.gpus_per_node}"))
     return found

@@ -1,9 +1,10 @@
 """Is it learning? What moves the policy, and what it does to its answers; and the same of the stages before."""
 
+from scale_rlhf.config.schema import SUPERVISED as SUPERVISED_STAGES
 from scale_rlhf.telemetry.catalogue.metric import Metric
 
 POLICY, VALUE = (("role", "policy"),), (("role", "value"),)
-BEFORE_PPO = ("base", "sft", "reward")
+BEFORE_PPO = tuple(SUPERVISED_STAGES)
 
 LEARNING = (
     Metric("reward/score_mean", "reward_score", "Mean score of a step's responses, as the reward gave it.",
@@ -100,9 +101,32 @@ SUPERVISED = (
     Metric("mean_token_accuracy", "supervised_token_accuracy", "Share of labelled tokens that were the most likely.", "Rises.",
            "Flat: raise learning_rate.", stages=BEFORE_PPO),
     Metric("entropy", "supervised_entropy", "Entropy of the predictions, nats a token.", "Falls.", "–", stages=BEFORE_PPO),
-    Metric("accuracy", "supervised_accuracy", "Reward model: share of pairs that are ranked as rated.",
+    Metric("accuracy", "supervised_accuracy", "Reward model and dpo: share of pairs that are ranked as rated.",
            "Rises to 0.6 (people's ratings) or 0.9 (clear ones).", "At 0.5: the pairs say nothing, or the columns are swapped.",
            stages=BEFORE_PPO),
-    Metric("margin", "supervised_margin", "Reward model: mean difference of the scores in a pair.", "Rises.",
-           "Negative: as for the accuracy.", stages=BEFORE_PPO),
+    Metric("margin", "supervised_margin", "Reward model: mean difference of the scores in a pair. dpo: of β log π/π_ref.",
+           "Rises.", "Negative: as for the accuracy.", stages=BEFORE_PPO),
+    Metric("chosen_reward", "supervised_chosen_reward", "dpo: mean of β log π/π_ref of the chosen answers.", "Rises, or falls "
+           "more slowly than that of the rejected ones.", "Falls far below 0: the chosen answers become unlikely too; lower "
+           "dpo.learning_rate, raise dpo.beta.", stages=BEFORE_PPO),
+    Metric("rejected_reward", "supervised_rejected_reward", "dpo: mean of β log π/π_ref of the rejected answers.", "Falls.", "–",
+           stages=BEFORE_PPO),
+    Metric("kl", "supervised_kl", "dpo with dpo.loss kto: its reference point, an estimate of the KL to the reference, nats a "
+           "response.", "Rises from 0 and settles.", "Runs away: lower dpo.learning_rate, raise dpo.beta.", stages=BEFORE_PPO),
+    Metric("held_out_loss", "supervised_held_out_loss", "Loss on the held-out rows, every held_out_every steps.",
+           "Falls with the loss.", "Rises while the loss falls: fewer epochs, or more data.", stages=BEFORE_PPO),
+    Metric("held_out_perplexity", "supervised_held_out_perplexity", "exp of held_out_loss.", "Falls.", "As for it.",
+           stages=BEFORE_PPO),
+    Metric("held_out_accuracy", "supervised_held_out_accuracy", "Share of the held-out pairs that are ranked as rated.",
+           "Rises with the accuracy.", "Falls while the accuracy rises: fewer epochs, or more data.", stages=BEFORE_PPO),
+    Metric("held_out_calibration_error", "supervised_held_out_calibration_error", "Calibration error on the held-out pairs.",
+           "Below 0.1.", "Rises: the model grows too sure of itself; fewer epochs.", stages=BEFORE_PPO),
+    Metric("held_out_judged_right", "supervised_held_out_judged_right",
+           "Reward model, binary: share of the held-out responses on the right side of 0.", "Rises above one half.",
+           "As for held_out_accuracy.", stages=BEFORE_PPO),
+    Metric("held_out_length_correlation", "supervised_held_out_length_correlation",
+           "Reward model: correlation of score and length on the held-out responses.", "Near 0.",
+           "Near 1: it rewards length; balance the lengths in the data.", stages=BEFORE_PPO),
+    Metric("held_out_margin", "supervised_held_out_margin", "dpo: margin on the held-out rows.", "Rises with the margin.",
+           "As for held_out_accuracy.", stages=BEFORE_PPO),
 )
