@@ -32,7 +32,7 @@ def judgements(source: DataSource, minimum_gap: float, key: str = "data.preferen
 
 
 def _judged(row: dict, at: str, minimum_gap: float) -> Iterator[dict]:
-    if is_judged(row):
+    if is_judged(row) or ("good" in row and not {"chosen", "rejected", "responses"} & row.keys()):
         yield judged_response(row, at)
         return
     for pair in preference_rows(row, at, minimum_gap):

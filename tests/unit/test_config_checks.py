@@ -148,6 +148,14 @@ def test_a_key_that_nothing_would_read_is_refused(sections, expected, monkeypatc
     assert expected in mistakes(**({"value": {"initial": "policy"}} | sections))
 
 
+def test_best_of_n_asks_for_every_source_of_its_reward():
+    mix = {"right": {"function": "scale_rlhf.reward.verifiable:final_answer", "replicas": 2}, "liked": {"url": "http://localhost:1"},
+           "short": {"model": "a/b", "replicas": 2, "workers": 3}}
+    config = RunConfig.model_validate({"reward": {"mix": mix}})
+    asked = [(ask.role, ask.processes) for ask in resources.asks(config, "best_of_n")]
+    assert asked == [("rollout", 1), ("reward.mix.right", 2), ("reward.mix.liked", 0), ("reward.mix.short", 6)]
+
+
 def test_best_of_n_must_fit_while_it_answers_and_while_it_trains():
     config = RunConfig(best_of_n={"workers": 9}, rollout={"engines": 2})
     for cpus, asked in ((8, ["best_of_n 9 ×"]), (2, ["rollout 2 ×", "best_of_n 9 ×"]), (9, [])):

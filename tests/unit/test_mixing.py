@@ -30,10 +30,10 @@ def instruction_files(folder):
             for name, count in (("a", 30), ("b", 10))]
 
 
-def mixture(folder, weights, seed=0):
+def mixture(folder, weights, seed=0, hold_out=0.0):
     files = instruction_files(folder)
     parts = [{"path": path, "weight": weight} for path, weight in zip(files, weights, strict=True)]
-    config = RunConfig.model_validate({"run": {"seed": seed}, "data": {"mixture": parts}})
+    config = RunConfig.model_validate({"run": {"seed": seed}, "data": {"mixture": parts, "hold_out": hold_out}})
     taken = [row["messages"][0]["content"] for row in sources(config, None).training_instructions()]
     return [[text for text in taken if text.startswith(name)] for name in ("a", "b")]
 
@@ -45,6 +45,23 @@ def test_a_mixture_has_its_weights_and_follows_the_seed(tmp_path):
     assert mixture(tmp_path, [1, 1]) == [first, second]
     assert mixture(tmp_path, [1, 1], seed=1)[0] != first
     assert [len(part) for part in mixture(tmp_path, [3, 1])] == [30, 10]
+
+
+def test_a_mixture_gives_prompts_and_reference_answers_where_nothing_else_does(tmp_path):
+    parts = [{"path": path} for path in instruction_files(tmp_path)]
+    found = sources(RunConfig.model_validate({"data": {"mixture": parts, "hold_out": 0.25}}), None)
+    prompts = (found.training_prompts(), found.evaluation_prompts())
+    asked, held = ([row["messages"][-1]["content"] for row in some] for some in prompts)
+    assert held and not set(asked) & set(held)
+    assert sorted([*asked, *held]) == sorted([*(f"a {i}" for i in range(30)), *(f"b {i}" for i in range(10))])
+    assert {row["messages"][0]["content"] for row in found.training_instructions()} <= set(asked)
+    assert [row["messages"][0]["content"] for row in found.reference_answers()] == asked
+
+
+def test_a_mixture_is_whole_where_prompts_are_others(tmp_path):
+    parts, own = [{"path": path} for path in instruction_files(tmp_path)], rows(tmp_path / "own.jsonl", [{"prompt": "c"}])
+    found = sources(RunConfig.model_validate({"data": {"mixture": parts, "prompts": own, "hold_out": 0.25}}), None)
+    assert len(found.training_instructions()) == 40 and len(found.training_prompts()) + len(found.evaluation_prompts()) == 1
 
 
 def test_mixing_repeats_each_row_as_often_as_any_other():
@@ -66,6 +83,12 @@ def test_good_and_bad_answers_are_read(tmp_path):
     assert read == [("p", "yes", True), ("q", "no", False)]
 
 
+def test_completions_and_rankings_are_judgements_too(tmp_path):
+    found = judged(tmp_path, [{"prompt": "p", "completion": "yes", "label": True},
+                              {"prompt": "q", "responses": ["first", "last"], "ranks": [1, 2]}])
+    assert [(row["response"], row["good"]) for row in found] == [("yes", True), ("first", True), ("last", False)]
+
+
 def test_both_sides_of_pairs_are_judgements_each_once(tmp_path):
     found = judged(tmp_path, [{"prompt": "p", "responses": ["best", "middle", "worst"], "ratings": [5, 3, 0]}])
     assert sorted((row["response"], row["good"]) for row in found) == [
@@ -74,7 +97,7 @@ def test_both_sides_of_pairs_are_judgements_each_once(tmp_path):
 
 @pytest.mark.parametrize("row, message", [
     ({"prompt": "p", "response": "r", "good": "yes"}, r"rows.jsonl:2: `good` must be true or false; found"),
-    ({"prompt": "p", "good": True}, "rows.jsonl:2: `good` is of a `response`, which must be text"),
+    ({"prompt": "p", "good": True}, "rows.jsonl:2: no column `response`; expected `prompt`, `response` and `good`"),
     ({"prompt": "p", "response": "x", "good": True}, "has no bad answer; dpo.loss: kto learns from good and bad ones"),
 ])
 def test_what_is_wrong_is_told_with_its_line(tmp_path, row, message):
