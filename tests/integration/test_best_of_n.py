@@ -14,8 +14,12 @@ PROMPTS = [f"What is the capital of {place}?" for place in ("France", "Bolivia",
 
 
 def vowels(samples: list[dict]) -> list[float]:
-    """The reward that the run names: share of vowels in the response."""
+    """Share of vowels in the response: what the run's reward is, but for a thousandth."""
     return [sum(letter in "aeiou" for letter in sample["response"]) / max(1, len(sample["response"])) for sample in samples]
+
+
+def characters(samples: list[dict]) -> list[float]:
+    return [float(len(sample["response"])) for sample in samples]
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +28,17 @@ def run(cluster, tmp_path_factory):
     path = tmp_path_factory.mktemp("best_of_n")
     prompts = path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    written = path / "instructions.jsonl"
+    written.write_text("".join(json.dumps({"prompt": f"{n}?", "response": "ha" * n}) + "\n" for n in range(1, 8)))
     config = RunConfig.model_validate({
         "model": {"path": str(tiny_policy(path / "start"))},
-        "data": {"prompts": str(prompts), "evaluation": str(prompts), "hold_out": 0.1, "max_prompt_tokens": 64},
+        "data": {"instructions": str(written), "prompts": str(prompts), "evaluation": str(prompts), "hold_out": 0.1,
+                 "max_prompt_tokens": 64},
         "rollout": {"max_response_tokens": 150, "cpus": 0.5, "kv_cache_gb": 0.1, "temperature": 2.0},
-        "reward": {"function": f"{__name__}:vowels", "cpus": 0.5},
+        "reward": {"mix": {
+            "sung": {"function": f"{__name__}:vowels", "cpus": 0.25},
+            "long": {"function": f"{__name__}:characters", "cpus": 0.25, "normalise": 4, "clip": (-5, 5), "weight": 0.001},
+        }},
         "best_of_n": {"responses_per_prompt": 6, "max_steps": 8, "epochs": 20, "batch_size": 4, "learning_rate": 3e-3,
                       "zero_stage": 0, "neftune_alpha": 5.0, "max_tokens": 200},
     })
@@ -70,6 +80,7 @@ def test_the_best_are_learned(run):
         assert row["messages"][0]["content"] in PROMPTS and row["messages"][-1]["role"] == "assistant"
         assert row["score"] == pytest.approx(vowels([{"response": row["messages"][-1]["content"]}])[0], abs=0.02)
     assert said["kept_score"] == pytest.approx(sum(row["score"] for row in rows) / len(rows))
+    assert json.loads((folder.path / "ppo" / "reward_moments.json").read_text())["long"]["answers"] == 4
     losses = [json.loads(line)["loss"] for line in folder.metrics("best_of_n").read_text().splitlines()]
     assert len(losses) == 8 and losses[-1] < losses[0]
     assert (folder.model("best_of_n") / "model.safetensors").is_file()
