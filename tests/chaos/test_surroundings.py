@@ -225,7 +225,8 @@ def test_a_stage_that_fails_on_a_full_disk_is_still_told_of(disk, tmp_path, monk
     module.run = stage
     monkeypatch.setitem(sys.modules, "scale_rlhf.stages.sft", module)
     monkeypatch.setattr(runner, "session", session)
-    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "a", "response": "b"}) + "\n")
+    rows = [{"prompt": prompt, "response": "b"} for prompt in "ac"]  # one of which is held out
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     make_home(tmp_path)
     config = RunConfig(run={"name": "toy", "folder": str(disk.path), "stages": ["sft"]}, cluster={"cpus": 8},
                        model={"path": str(tmp_path / "model")}, data={"instructions": str(tmp_path / "pairs.jsonl")})
