@@ -30,8 +30,9 @@ def alone(folder: Path) -> Iterator[None]:
         if not _locked(file, folder):
             raise RunError(f"{folder}: {_holder(file)} works at this run. Two would spoil each other's files: wait for its end, "
                            f"or stop it (Ctrl-C there, kill -TERM, or scale-rlhf stop), then scale-rlhf resume {folder}")
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}).encode(), 0)
+        with disk.writing(folder / FILE):
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}).encode(), 0)
         yield
     finally:
         os.close(file)

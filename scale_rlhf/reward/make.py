@@ -1,7 +1,5 @@
 """The one place that chooses the kind of reward."""
 
-from collections.abc import Mapping
-
 from scale_rlhf.cluster.placement import Placement
 from scale_rlhf.config.reward_sources import processes, reward_sources
 from scale_rlhf.config.schema import RunConfig
@@ -12,13 +10,12 @@ from scale_rlhf.reward.interface import RewardFleet
 
 def make_reward(
     config: RunConfig, *, model: str | None, policy: str, budget: Budget | None = None, namespace: str | None = None,
-    moments: Mapping[str, tuple[float, float]] | None = None,
 ) -> RewardFleet:
     """The reward that `config.reward` names, shaped as it says. Starts nothing.
 
     model: what the reward stage made, for when reward has neither model nor function nor url. policy: folder or hub
     name of the model whose tokens the samples are made of. namespace: in which Ray finds its processes by their names.
-    moments: what sources that are normalised are normalised with, where that is known already. Raises ConfigError.
+    What sources are normalised with comes once it is started (reference_answers.settle_moments). Raises ConfigError.
     """
     section = config.reward
     if not (section.mix or section.overlong or section.normalise or section.clip):
@@ -31,7 +28,7 @@ def make_reward(
         alone = config.model_copy(update={"reward": source})
         spaces = f"{namespace}-{name}" if namespace and section.mix else namespace  # two of them have a process 0
         sources[name] = (source, _make_source(alone, model, policy, budget, spaces))
-    return ShapedReward(config, sources, moments)
+    return ShapedReward(config, sources)
 
 
 def placed(placement: Placement, config: RunConfig) -> list[list[dict]]:

@@ -15,6 +15,7 @@ import torch
 from scale_rlhf.algorithms.shaping import clipped, mixed, normalised, overlong_penalty
 from scale_rlhf.config.reward_sources import processes
 from scale_rlhf.config.schema import RewardSource, RunConfig
+from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration.deadlines import first_failure
 from scale_rlhf.orchestration.health import State
@@ -62,7 +63,9 @@ class ShapedReward:
         for name, section in self.sections.items():
             scores = torch.tensor(raw[name], dtype=torch.float64)
             self._counts.add(f"{name}/raw_mean", scores)
-            if section.normalise and name in self.moments:
+            if section.normalise:
+                if name not in self.moments:
+                    raise RunError(f"reward {name}: it is normalised, and nothing was measured to normalise it with")
                 scores = normalised(scores, *self.moments[name])
             if section.clip:
                 scores, changed = clipped(scores, *section.clip)

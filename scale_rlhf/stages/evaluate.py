@@ -15,7 +15,6 @@ from rich.console import Console
 
 from scale_rlhf.config.reward_sources import all_outside
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.reward.reference_answers import kept_moments
 from scale_rlhf.stages.evaluation_answers import ALIGNED, Contestants, answer, contestants, questions
 from scale_rlhf.stages.evaluation_judging import Judge, find_judge, true_score_curve
 from scale_rlhf.telemetry.metrics import MetricsLog, read_jsonl
@@ -86,7 +85,7 @@ def _evaluate(
     pairs = held_out_pairs(config, folder, tokenizer, judge)
     rewarded = answers | {PAIRS: pairs.samples}
     scores = measure(config, who, rewarded, for_kl, held_out_text(config, folder, tokenizer), _reward_model(config, folder),
-                     kept_moments(config, folder))
+                     folder)
     ranked = pairs.share_right(scores.rewards.pop(PAIRS, []))
     table = make_table(config, who, answers, verdicts, scores, best, judge.path if judge else None)
     table |= {"reward_ranks_right": ranked, "reward_pairs": len(pairs.samples) // 2}

@@ -21,9 +21,10 @@ from scale_rlhf.experience.packing import in_rows, pack
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.models.forward import response_logprobs_alone
 from scale_rlhf.models.frozen.fleet import FrozenFleet
+from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.reference.server import ResponseLogprobs
 from scale_rlhf.reward.make import make_reward
-from scale_rlhf.reward.shaped import Moments
+from scale_rlhf.reward.reference_answers import settle_moments
 from scale_rlhf.stages.evaluation_answers import Contestants
 from scale_rlhf.telemetry.progress import StageProgress, stage_progress
 
@@ -61,15 +62,15 @@ def measure(
     for_kl: dict[str, list[Sample]],
     text: Sequence[list[int]],
     reward_model: str | None,
-    moments: Moments | None = None,
+    folder: RunFolder,
 ) -> Scores:
     """Scores of every model. Blocks; Ray must be up.
 
     for_kl: each model's own samples, at rollout.temperature; none of the anchor's. text: rows of token ids of base text.
     reward_model: folder or hub name; None: the function or service of `reward`, if there is one, else no rewards.
-    moments: what the run's rewards are normalised with.
+    folder: of the run, which keeps what its rewards are normalised with; measured here where no stage has done so.
     """
-    return asyncio.run(_measure(config, who, answers, for_kl, text, reward_model, moments))
+    return asyncio.run(_measure(config, who, answers, for_kl, text, reward_model, folder))
 
 
 def text_samples(rows: Sequence[list[int]]) -> list[Sample]:
@@ -87,7 +88,7 @@ def kl_estimate(own: Sequence[float], anchor: Sequence[float]) -> float:
     return math.fsum(a - b for a, b in zip(own, anchor, strict=True)) / len(own)
 
 
-async def _measure(config, who: Contestants, answers, for_kl, text, reward_model, moments) -> Scores:
+async def _measure(config, who: Contestants, answers, for_kl, text, reward_model, folder) -> Scores:
     texts = text_samples(text)
     own = {name: [_at(sample, config.rollout.temperature) for sample in samples] for name, samples in for_kl.items()}
     jobs: dict[str, dict[str, list[Sample]]] = {name: {"text": texts} for name in who.paths}
@@ -106,7 +107,7 @@ async def _measure(config, who: Contestants, answers, for_kl, text, reward_model
 
         async def rewards() -> None:
             async with room:
-                scores.rewards = await _rewards(config, reward_model, who, answers, progress, moments)
+                scores.rewards = await _rewards(config, reward_model, who, answers, progress, folder)
 
         sums: dict[str, dict[str, list[float]]] = {}
         await _all([*(model(name) for name in who.paths), *([rewards()] if rewarded else [])])
@@ -138,14 +139,16 @@ def _compute(fleet: FrozenFleet):
     return compute
 
 
-async def _rewards(config, reward_model, who: Contestants, answers, progress: StageProgress, moments) -> dict[str, list[float]]:
-    reward = make_reward(config, model=reward_model, policy=who.paths[who.anchor], moments=moments)
+async def _rewards(config, reward_model, who: Contestants, answers, progress: StageProgress, folder) -> dict[str, list[float]]:
+    policy = who.paths[who.anchor]
+    reward = make_reward(config, model=reward_model, policy=policy)
 
     async def compute(samples: Sequence[Sample], group: int) -> list[float]:
         return await reward.score(samples, fixed=True, group=group)
 
     try:
         await reward.start()
+        await settle_moments(config, folder, reward, policy)
         return {name: await _in_groups(samples, config.reward, compute, progress) for name, samples in answers.items()}
     finally:
         reward.close()

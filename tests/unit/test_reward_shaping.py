@@ -12,7 +12,7 @@ from scale_rlhf.config.changes import changes
 from scale_rlhf.config.checks import check
 from scale_rlhf.config.resources import asks
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.errors import ConfigError
+from scale_rlhf.errors import ConfigError, RunError
 from scale_rlhf.launching.packing import code_folder
 from scale_rlhf.orchestration.health import Health
 from scale_rlhf.orchestration.run_folder import RunFolder
@@ -212,3 +212,9 @@ def test_arguments_reach_the_function_or_are_refused():
     broken.load()
     with pytest.raises(ConfigError, match="not a regular expression"):  # at the first call, and no other try is made
         broken.score([{"response": "a"}])
+
+
+def test_what_is_to_be_normalised_is_never_left_as_it_is():
+    reward = shaped(MIX, Fixed([0.25, 3.0]), Fixed([5.0, 9.0]))
+    with pytest.raises(RunError, match="reward liked: it is normalised, and nothing was measured"):
+        asyncio.run(reward.score(samples(2), fixed=True, group=0))
