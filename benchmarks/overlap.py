@@ -3,9 +3,6 @@
     rollout alone   generate batches without a pause, load a version, with nothing else running
     learner alone   score, update and publish what was generated, with no sample decoding
     ideal           the busier of the two
-    both at once    the busier of the two while the other works too, and neither waits for the other: what two cores that
-                    share caches and memory can give at best
-    batch-synchronous, streaming (staleness 0), staleness 1, staleness 2: wall time a step
 
 The sides are balanced within 1 : 1.5 by how many samples decode at once, which is found in the run and said in the notes.
 """
@@ -85,8 +82,7 @@ def sides(parts: dict[str, float]) -> dict[str, float]:
     """
     rollout = parts["stream"] + parts["load"]
     learner = parts["score"] + parts["advantages"] + parts["update"] + parts["publish"]
-    both = max(parts["stream_beside"] + parts["load"], parts["learner_beside"])
-    return parts | {"rollout": rollout, "learner": learner, "ideal": max(rollout, learner), "both": both}
+    return parts | {"rollout": rollout, "learner": learner, "ideal": max(rollout, learner)}
 
 
 def balance(peer: Peer, progress: Progress) -> str:
@@ -111,9 +107,6 @@ def figures(blocks: Blocks) -> list[Figure]:
                aim=at_most(1.1) if name == "staleness 1" else None)
         for name in ("batch-synchronous", "staleness 0", "staleness 1", "staleness 2")
     ]
-    both = column(blocks, "alone", "both")
-    found += [figure(name, column(blocks, name, "seconds"), both, against="both at once, nobody waiting", unit="s/step")
-              for name in ("staleness 1", "staleness 2")]
     for name, aim in (("staleness 1", at_least(0.9)), ("staleness 2", None)):
         gained = [long - short for long, short in zip(whole, column(blocks, name, "seconds"), strict=True)]
         possible = [long - best for long, best in zip(whole, ideal, strict=True)]

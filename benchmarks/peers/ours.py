@@ -82,7 +82,6 @@ class Ours:
     def sides(self, steps: int, first: int = 0) -> dict[str, float]:
         """Seconds a step of each side with nothing else running: "stream" of a batch when so many are generated without a
         pause, where no batch waits for the last sample of the one before; and score, advantages, update, publish, load.
-        Then "stream_beside" and "learner_beside": the same while the other side works too, and neither waits for the other.
         """
         return self.events.run_until_complete(self._sides([self._batch(step) for step in range(first, first + steps)]))
 
@@ -113,17 +112,8 @@ class Ours:
         size, taken = self._size(), {}
         batches = [list(samples[place : place + size]) for place in range(0, len(samples), size)]
         for step, batch in enumerate(batches):
-            await self._learn(batch, step, Laps(taken), load=True)
-        beside = Endless(self.roles.rollout.generate, [prompt for batch in prompts for prompt in batch])
-        await beside.warm(len(batches[0]))
-        before, started = beside.tokens, time.perf_counter()
-        for step, batch in enumerate(batches):
-            await self._learn(batch, step, Laps({}), load=False)
-        learner = (time.perf_counter() - started) / len(batches)
-        made = (beside.tokens - before) * len(batches) / sum(len(sample.response_ids) for sample in samples)  # batches
-        await beside.end()
-        return {part: seconds / len(batches) for part, seconds in taken.items()} | {
-            "stream": stream, "learner_beside": learner, "stream_beside": learner * len(batches) / made}
+            await self._learn(batch, step, Laps(taken))
+        return {part: seconds / len(batches) for part, seconds in taken.items()} | {"stream": stream}
 
     async def _begin(self) -> None:
         """The policy's present weights are version 0."""
@@ -135,9 +125,9 @@ class Ours:
         clock = Laps(taken)
         samples = await asyncio.gather(*(self.roles.rollout.generate(prompt) for prompt in self._batch(step)))
         clock.lap("generate")
-        await self._learn(list(samples), step, clock, load=True)
+        await self._learn(list(samples), step, clock)
 
-    async def _learn(self, samples: list[Sample], step: int, clock: "Laps", load: bool) -> None:
+    async def _learn(self, samples: list[Sample], step: int, clock: "Laps") -> None:
         scored = await self._scored(samples)
         clock.lap("score")
         training = TrainingBatch(
@@ -151,9 +141,8 @@ class Ours:
         clock.lap("update")
         info = await self.roles.policy.publish(step + 1)
         clock.lap("publish")
-        if load:
-            await self.roles.rollout.load(step + 1, info)
-            clock.lap("load")
+        await self.roles.rollout.load(step + 1, info)
+        clock.lap("load")
 
     async def _scored(self, samples: list[Sample]) -> list[Scored]:
         scores, references = await asyncio.gather(
@@ -205,32 +194,6 @@ class Ours:
     def close(self) -> None:
         self.events.run_until_complete(self.roles.close())
         self.ray.__exit__(None, None, None)
-
-
-class Endless:
-    """Generates the same prompts again and again until it is ended. responses: that have ended; tokens: of these."""
-
-    def __init__(self, generate, prompts: list):
-        self.generate, self.prompts, self.responses, self.tokens = generate, prompts, 0, 0
-        self.going = [asyncio.create_task(self._one(place)) for place in range(len(prompts))]
-        self.ending = False
-
-    async def _one(self, place: int) -> None:
-        while not self.ending:
-            self.tokens += len((await self.generate(self.prompts[place])).response_ids)
-            self.responses += 1
-
-    async def warm(self, responses: int) -> None:
-        """Until so many have ended: from then on as many begin as end."""
-        while self.responses < responses:
-            await asyncio.sleep(0.02)
-
-    async def end(self) -> None:
-        """No more, once those that run have ended; those that wait for their turn are given up."""
-        self.ending = True
-        for task in self.going:
-            task.cancel()
-        await asyncio.gather(*self.going, return_exceptions=True)
 
 
 def means(steps: list[dict[str, float]]) -> dict[str, float]:

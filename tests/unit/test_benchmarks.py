@@ -117,7 +117,6 @@ def test_models_have_the_size_that_their_name_says():
 
 
 def test_each_core_has_its_own_parts_of_a_step():
-    parts = {"stream": 3.0, "score": 1.0, "advantages": 0.5, "update": 2.0, "publish": 0.25, "load": 0.25,
-             "stream_beside": 4.0, "learner_beside": 4.5}
+    parts = {"stream": 3.0, "score": 1.0, "advantages": 0.5, "update": 2.0, "publish": 0.25, "load": 0.25}
     found = sides(parts)
-    assert (found["rollout"], found["learner"], found["ideal"], found["both"]) == (3.25, 3.75, 3.75, 4.5)
+    assert (found["rollout"], found["learner"], found["ideal"]) == (3.25, 3.75, 3.75)
