@@ -27,15 +27,16 @@ Moments = Mapping[str, tuple[float, float]]  # mean and deviation on reference a
 
 
 class ShapedReward:
-    """sources: section and fleet of each by name; the only one is called `reward`. moments: of those that are normalised."""
+    """sources: section and fleet of each by name; the only one is called `reward`.
 
-    def __init__(
-        self, config: RunConfig, sources: Mapping[str, tuple[RewardSource, RewardFleet]], moments: Moments | None = None,
-    ):
+    moments: mean and deviation of each source that is normalised, set once they are measured (reference_answers.settle_moments).
+    """
+
+    def __init__(self, config: RunConfig, sources: Mapping[str, tuple[RewardSource, RewardFleet]]):
         self.sections = {name: section for name, (section, _) in sources.items()}
         self.fleets = {name: fleet for name, (_, fleet) in sources.items()}
         self.overlong, self.limit = config.reward.overlong, config.rollout.max_response_tokens
-        self.moments: dict[str, tuple[float, float]] = dict(moments or {})
+        self.moments: Moments = {}
         self.health = _Together(self.fleets)
         self._calls, self._counts = Calls(), _Counts()
 

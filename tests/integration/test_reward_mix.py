@@ -20,7 +20,8 @@ def models(tmp_path_factory):
 
 
 def scored(section: dict, policy: str, batch, moments=None):
-    reward = make_reward(RunConfig(reward=section), model=None, policy=policy, namespace="mix", moments=moments)
+    reward = make_reward(RunConfig(reward=section), model=None, policy=policy, namespace="mix")
+    reward.moments = moments or {}
 
     async def scenario():
         await reward.start(probe=batch[:2])

@@ -78,7 +78,9 @@ class Fixed:
 
 def shaped(sections: dict, *fleets, moments=None, **more) -> ShapedReward:
     config = RunConfig(reward={"mix": sections, **more}, rollout={"max_response_tokens": 16})
-    return ShapedReward(config, dict(zip(sections, zip(config.reward.mix.values(), fleets, strict=True), strict=True)), moments)
+    reward = ShapedReward(config, dict(zip(sections, zip(config.reward.mix.values(), fleets, strict=True), strict=True)))
+    reward.moments = moments or {}
+    return reward
 
 
 def test_sources_are_normalised_clipped_weighted_and_added():
