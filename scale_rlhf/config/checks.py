@@ -148,6 +148,12 @@ def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
     yield from _method(ppo)
     if "ppo" not in stages:
         return
+    if config.policy.lora and rollout.weight_transfer in ("nccl", "ipc"):
+        yield (f"rollout.weight_transfer: with policy.lora the adapter alone travels, and {rollout.weight_transfer} takes whole "
+               "weights; set auto, shared_memory or network")
+    if config.policy.lora and rollout.verify_weights:
+        yield ("rollout.verify_weights: it compares whole weights, and with policy.lora the adapter alone travels. Its checksums and "
+               "the probe (limits.probe_every) are there without it; leave it out")
     why = "samples would come from another distribution than the one whose log-probabilities the learner computes"
     if ADVANTAGES[ppo.advantages].greedy and ppo.kl_coefficient and ppo.kl_in == "reward" and rollout.temperature != 1:
         yield (f"rollout.temperature: must be 1 with ppo.advantages: {ppo.advantages} and the KL penalty in the reward; found "

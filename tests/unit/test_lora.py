@@ -1,0 +1,175 @@
+"""LoRA without engines: what is trained, what is added to which weight, what stands on disk."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+from scale_rlhf.config.roles import LoraSection, SupervisedLora
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.errors import ConfigError, RunError
+from scale_rlhf.experience.packing import pack
+from scale_rlhf.models import loading, lora
+from scale_rlhf.models.forward import response_logprobs, sample_scores
+from scale_rlhf.weights.adapter import Adapter, merged
+from scale_rlhf.weights.choice import backend
+from scale_rlhf.weights.files import tensors
+from scale_rlhf.weights.manifest import Manifest, lay_out, merge
+from scale_rlhf.weights.publisher import WholeWeights
+from tests.tiny import samples, tiny_classifier, tiny_policy
+
+CPU = torch.device("cpu")
+SMALL = LoraSection(rank=3, alpha=6)
+PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def folder(request, tmp_path_factory):
+    return str(tiny_policy(tmp_path_factory.mktemp("model"), tied=request.param))
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    """Keeps its matrices as [inputs, outputs], and saves without the first part of its names, as the hub's does."""
+    torch.manual_seed(0)
+    place = tmp_path_factory.mktemp("gpt2")
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_embd=64, n_layer=2, n_head=2, n_positions=64, bos_token_id=1,
+                                       eos_token_id=1))
+    model.save_pretrained(place, state_dict={name.removeprefix("transformer."): tensor.clone()
+                                             for name, tensor in model.state_dict().items() if name != "lm_head.weight"})
+    return str(place)
+
+
+def adapted(path: str, section: LoraSection = SMALL, seed: int = 0):
+    """A model with an adapter that does something."""
+    model = loading.load_causal(path)
+    lora.adapt(model, section, "policy.lora", seed)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def logprobs(model) -> torch.Tensor:
+    with torch.no_grad():
+        return response_logprobs(model, pack(samples(4)), 1.0)[0]
+
+
+def published(model) -> dict[str, torch.Tensor]:
+    """What travels, by its name."""
+    weights = WholeWeights(model, None, lora.adapter(model))
+    names = [name for name, *_ in weights.metadata()]
+    shapes = [shape for _, _, shape, _ in weights.metadata()]
+    return {names[place]: flat.view(shapes[place]) for place, flat, _ in weights.share(0, 1)}
+
+
+def test_a_fresh_adapter_changes_nothing_and_is_all_that_is_trained(folder):
+    model, plain = loading.load_causal(folder), loading.load_causal(folder)
+    lora.adapt(model, SMALL, "policy.lora", seed=0)
+    assert torch.equal(logprobs(model), logprobs(plain))
+    trained = {name for name, one in model.named_parameters() if one.requires_grad}
+    assert len(trained) == 2 * 2 * len(PROJECTIONS) and all(".lora_A." in name or ".lora_B." in name for name in trained)
+    assert {name.split(".")[-4] for name in trained} == PROJECTIONS
+    again, other = (adapted(folder, seed=seed).state_dict() for seed in (0, 1))
+    key = next(name for name in trained if ".lora_A." in name)
+    assert torch.equal(model.state_dict()[key], again[key]) and not torch.equal(again[key], other[key])
+
+
+def test_what_travels_is_the_adapter_and_gives_the_trained_model(folder):
+    model, plain = adapted(folder), loading.load_causal(folder)
+    matrices = published(model)
+    assert sum(one.numel() for one in matrices.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    state = dict(merged(tensors(folder), matrices.items(), lora.adapter(model), CPU))
+    plain.load_state_dict(state, strict=False)
+    assert (logprobs(plain) - logprobs(model)).abs().max() < 1e-5 < (logprobs(loading.load_causal(folder)) - logprobs(model)).abs().max()
+
+
+def test_each_version_is_added_to_the_base(folder):
+    """W₀ + alpha/rank · B·A by hand, in bfloat16 too: rounded once."""
+    model = adapted(folder)
+    name, base = "model.layers.1.mlp.down_proj.weight", dict(tensors(folder))
+    for dtype in (torch.float32, torch.bfloat16):
+        start = {key: one.to(dtype) for key, one in base.items()}
+        found = dict(merged(start.items(), published(model).items(), lora.adapter(model), CPU))
+        a, b = (published(model)[f"model.layers.1.mlp.down_proj.lora_{side}.default.weight"] for side in "AB")
+        assert torch.equal(found[name], start[name].float() + 2.0 * (b @ a))
+        assert torch.equal(found["model.norm.weight"], start["model.norm.weight"]) and list(found) == list(start)
+
+
+def test_gpt2(gpt2):
+    model, plain = adapted(gpt2), loading.load_causal(gpt2)
+    matrices, names = published(model), lora.adapter(model).transposed
+    assert "transformer.h.0.attn.c_proj.weight" in names and len(matrices) == 2 * len(names)
+    for name, tensor in merged(tensors(gpt2), matrices.items(), lora.adapter(model), CPU):
+        plain.state_dict()[f"transformer.{name}"].copy_(tensor)
+    assert (logprobs(plain) - logprobs(model)).abs().max() < 1e-5
+
+
+def test_another_base_is_an_error(folder):
+    model = adapted(folder)
+    base = [(name, tensor) for name, tensor in tensors(folder) if "layers.1.mlp" not in name]
+    with pytest.raises(RunError, match="came for model.layers.1.mlp.(gate|up|down)_proj.weight and 2 more tensors"):
+        list(merged(base, published(model).items(), lora.adapter(model), CPU))
+
+
+def test_on_disk_there_is_the_whole_model_and_pefts_folder(folder, tmp_path):
+    from peft import PeftModel
+
+    model = adapted(folder, LoraSection(rank=4, alpha=4, target_modules=["q_proj", "v_proj"]))
+    exported = lora.export(model, folder)
+    loading.save(model, tmp_path / "m", state=exported.weights, tokenizer_from=folder)
+    lora.write(exported, tmp_path / "m" / lora.FOLDER)
+    assert set(load_file(tmp_path / "m" / "model.safetensors")) == {name for name, _ in tensors(folder)}
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
+    beside = PeftModel.from_pretrained(loading.load_causal(folder), tmp_path / "m" / lora.FOLDER)
+    for one in (whole, beside):
+        assert (logprobs(one) - logprobs(model)).abs().max() < 1e-5
+    assert beside.peft_config["default"].base_model_name_or_path == folder
+
+
+def test_a_classifiers_head_is_trained_whole(tmp_path):
+    from peft import PeftModel
+
+    path = str(tiny_classifier(tmp_path / "start"))
+    model = loading.load_scalar(path)
+    lora.adapt(model.classifier, SMALL, "value.lora", seed=0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and "lora_A" not in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    exported = lora.export(model.classifier, path)
+    assert "base_model.model.score.weight" in exported.adapter
+    loading.save(model, tmp_path / "m", state=exported.weights)
+    lora.write(exported, tmp_path / "m" / lora.FOLDER)
+    rows = pack(samples(4))
+    beside = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(path, num_labels=1), tmp_path / "m" / lora.FOLDER)
+    beside = type(model)(beside.get_base_model())
+    with torch.no_grad():
+        expected = sample_scores(model, rows)
+        for one in (loading.load_scalar(str(tmp_path / "m")), beside):
+            assert torch.allclose(sample_scores(one, rows), expected, atol=1e-5)
+        assert not torch.allclose(sample_scores(loading.load_scalar(path), rows), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize(("target", "says"), [
+    ("q_porj", "q_porj is no linear layer .* did you mean q_proj?"), ("lm_head", "lm_head is no linear layer"),
+    ("embed_tokens", "embed_tokens is no linear layer"), ("norm", "There are down_proj, gate_proj, k_proj"),
+])
+def test_what_cannot_be_adapted_is_named(folder, target, says):
+    with pytest.raises(ConfigError, match=f"sft.lora.target_modules: .*{says}"):
+        lora.adapt(loading.load_causal(folder), SupervisedLora(target_modules=["v_proj", target]), "sft.lora", 0)
+
+
+def test_a_manifest_of_several_ranks_keeps_how_matrices_are_added():
+    places, _ = lay_out([])
+    parts = [Manifest(1, "x", places, [], adapter=Adapter(2.0, ["w"])) for _ in range(2)]
+    assert merge(parts).adapter == Adapter(2.0, ["w"]) and merge(parts).update_info()["adapter"]["scaling"] == 2.0
+
+
+def test_the_adapter_goes_through_host_memory_to_gpus_too():
+    gpus = {"engines": 1, "gpus": 1.0}
+    assert backend(RunConfig(rollout=gpus)) == "nccl" and backend(RunConfig(rollout=gpus, policy={"lora": {}})) == "host"
+    with pytest.raises(ConfigError, match="rollout.weight_transfer: with policy.lora"):
+        backend(RunConfig(rollout=gpus | {"weight_transfer": "nccl"}, policy={"lora": {}}))
