@@ -47,6 +47,10 @@ class SupervisedLora(LoraSection):
     dropout: float = Field(0.0, ge=0, lt=1, description="While training, share of A's inputs that is left out.")
 
 
+class Adaptable(Section):
+    lora: SupervisedLora | None = Field(None, description="Train an adapter instead of the whole model; {} for its defaults. null: off.")
+
+
 class Placed(Section):
     """Processes of a role, and what each is given."""
 
@@ -61,7 +65,7 @@ class Placed(Section):
 class TrainedRole(Placed, Optimisation):
     workers: PositiveInt = Field(1, description="DeepSpeed ranks.")
     model: str | None = Field(None, description="Folder or hub name to start from. null: what the stage before made.")
-    lora: LoraSection | None = Field(None, description="Train an adapter instead of the whole model; {} for its defaults. null: off.")
+    lora: LoraSection | None = Field(None, description="Train an adapter instead of the whole model; {} for its defaults. null: off. Of the policy: the adapter alone travels to the engines, and where reference.model is null the policy without it is the reference.")
 
 
 class FrozenRole(Placed):

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from scale_rlhf.config.model_files import HubUnreachable, model_files
+from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.resources import Ask, asks
 from scale_rlhf.config.reward_sources import outside, processes, reward_sources
 from scale_rlhf.config.schema import SUPERVISED, FrozenRole, Placed, RunConfig, ScratchSection
@@ -42,7 +43,8 @@ def _memory(config: RunConfig, stage: str, parameters: int) -> float:
     if stage != "ppo":
         return 3 * PROCESS  # evaluation: one engine
     rollout = config.rollout
-    frozen = _rewards(config, parameters) + _scorers(config.reference, parameters)
+    reference = 0 if policy_serves_reference(config) else _scorers(config.reference, parameters)
+    frozen = _rewards(config, parameters) + reference
     trained = [config.policy, *([config.value] if config.ppo.critic else [])]
     published = 0 if rollout.gpus else 2 * parameters * _BYTES[rollout.dtype]
     return (PROCESS + _engines(config, parameters) + frozen + published

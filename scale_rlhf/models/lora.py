@@ -4,7 +4,7 @@ names. On disk there is the whole model with the product added, as if there were
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -46,6 +46,19 @@ def adapt(model: nn.Module, lora: LoraSection, key: str, seed: int) -> None:
         inject_adapter_in_model(config, model, NAME)
     if head:
         model.score.requires_grad_(True)
+
+
+@contextmanager
+def without_adapter(model: nn.Module) -> Iterator[None]:
+    """Inside, an adapted model is what it was before training."""
+    layers = [layer for _, layer in _adapted(model)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def adapter(model: nn.Module) -> Adapter:
@@ -136,6 +149,8 @@ def _means(target: str, name: str) -> bool:
 
 
 def _whole(parameters: list[nn.Parameter]) -> AbstractContextManager:
+    if not any(hasattr(one, "ds_id") for one in parameters):
+        return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(parameters, enabled=any(hasattr(one, "ds_id") for one in parameters))
+    return deepspeed.zero.GatheredParameters(parameters)

@@ -297,8 +297,6 @@ class Loop:
         await asyncio.gather(*earlier)
         with self.clock.time("load"):
             loaded = await self.roles.rollout.load(version, info) if info else {}
-            if info:
-                loaded["published_bytes"] = float(sum(place["size"] for place in info["tensors"]))
         self.admission.train(self.batch)  # engines decode for the next version from here on
         self._notify()
         self.loaded |= prefixed("weights", loaded) | await self.parity.compare(version, probe)

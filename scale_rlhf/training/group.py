@@ -128,6 +128,12 @@ class PolicyGroup(TrainingGroup):
         seconds = self.config.limits.score_seconds
         return (await self.call("logprobs", list(samples), temperature, seconds=seconds, what="log-probabilities"))[0]
 
+    async def reference_logprobs(self, samples: Sequence[Sample]) -> tuple[list[np.ndarray], float]:
+        """The same without the adapter, at the rollout's temperature, and the seconds that it took once the ranks were free."""
+        seconds = self.config.limits.score_seconds + self.config.limits.update_seconds  # an update may be before it
+        what = f"the reference's log-probabilities of {len(samples)} samples"
+        return (await self.call("reference_logprobs", list(samples), seconds=seconds, what=what))[0]
+
     async def places(self) -> list[str]:
         """Ray's id of every rank's node."""
         return await self.call("place", seconds=self.config.limits.start_seconds, what="its node")

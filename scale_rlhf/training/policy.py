@@ -1,5 +1,6 @@
 """The policy: a causal language model, moved by the loss that `ppo.loss` names."""
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -56,6 +57,14 @@ class PolicyWorker(TrainingWorker):
         """
         heat = self.config.rollout.temperature if temperature is None else temperature
         return self.per_token(samples, lambda pack: response_logprobs_alone(self.engine, pack, heat))
+
+    @recorded("reference")
+    def reference_logprobs(self, samples: Sequence[Sample]) -> tuple[list[np.ndarray], float]:
+        """`logprobs` of the policy without its adapter, and the seconds that they took."""
+        began, heat = time.monotonic(), self.config.rollout.temperature
+        with lora.without_adapter(self.engine.module):
+            found = self.per_token(samples, lambda pack: response_logprobs_alone(self.engine, pack, heat))
+        return found, time.monotonic() - began
 
     @recorded("update")
     def update(self, batch: TrainingBatch, advantages: list[np.ndarray], version: int) -> Numbers:

@@ -45,8 +45,8 @@ def merged(base: Named, matrices: Named, adapter: Adapter, device: torch.device)
         a, b = (one.to(device) for one in pairs.pop(target))
         yield name, added(tensor.to(device), a, b, adapter.scaling, target in adapter.transposed)
     if pairs:
-        raise RunError(f"weights: an adapter came for {next(iter(pairs))} and {len(pairs) - 1} more tensors that the model's files "
-                       "do not have. Engine and policy must start from the same model")
+        raise RunError(f"weights: an adapter came for {next(iter(pairs))} and {len(pairs) - 1} more tensors that the files of "
+                       "the engine's model do not have. Engine and policy must start from the same model")
 
 
 def _pairs(matrices: Named) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

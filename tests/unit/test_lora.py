@@ -1,16 +1,23 @@
 """LoRA without engines: what is trained, what is added to which weight, what stands on disk."""
 
+import asyncio
+
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
+from scale_rlhf.config.checks import check
+from scale_rlhf.config.resources import asks
 from scale_rlhf.config.roles import LoraSection, SupervisedLora
 from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.unused import noted
 from scale_rlhf.errors import ConfigError, RunError
 from scale_rlhf.experience.packing import pack
 from scale_rlhf.models import loading, lora
 from scale_rlhf.models.forward import response_logprobs, sample_scores
+from scale_rlhf.reference.one_base import PolicyWithoutAdapter
 from scale_rlhf.weights.adapter import Adapter, merged
 from scale_rlhf.weights.choice import backend
 from scale_rlhf.weights.files import tensors
@@ -83,7 +90,8 @@ def test_what_travels_is_the_adapter_and_gives_the_trained_model(folder):
     assert sum(one.numel() for one in matrices.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
     state = dict(merged(tensors(folder), matrices.items(), lora.adapter(model), CPU))
     plain.load_state_dict(state, strict=False)
-    assert (logprobs(plain) - logprobs(model)).abs().max() < 1e-5 < (logprobs(loading.load_causal(folder)) - logprobs(model)).abs().max()
+    assert (logprobs(plain) - logprobs(model)).abs().max() < 1e-5
+    assert (logprobs(loading.load_causal(folder)) - logprobs(model)).abs().max() > 0.1
 
 
 def test_each_version_is_added_to_the_base(folder):
@@ -96,6 +104,15 @@ def test_each_version_is_added_to_the_base(folder):
         a, b = (published(model)[f"model.layers.1.mlp.down_proj.lora_{side}.default.weight"] for side in "AB")
         assert torch.equal(found[name], start[name].float() + 2.0 * (b @ a))
         assert torch.equal(found["model.norm.weight"], start["model.norm.weight"]) and list(found) == list(start)
+
+
+def test_without_its_adapter_a_model_is_its_base(folder):
+    model = adapted(folder)
+    with_adapter = logprobs(model)
+    with lora.without_adapter(model):
+        assert torch.equal(logprobs(model), logprobs(loading.load_causal(folder)))
+    assert torch.equal(logprobs(model), with_adapter)
+    assert {name for name, one in model.named_parameters() if one.requires_grad} == set(published(model))
 
 
 def test_gpt2(gpt2):
@@ -144,8 +161,8 @@ def test_a_classifiers_head_is_trained_whole(tmp_path):
     loading.save(model, tmp_path / "m", state=exported.weights)
     lora.write(exported, tmp_path / "m" / lora.FOLDER)
     rows = pack(samples(4))
-    beside = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(path, num_labels=1), tmp_path / "m" / lora.FOLDER)
-    beside = type(model)(beside.get_base_model())
+    start = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
+    beside = type(model)(PeftModel.from_pretrained(start, tmp_path / "m" / lora.FOLDER).get_base_model())
     with torch.no_grad():
         expected = sample_scores(model, rows)
         for one in (loading.load_scalar(str(tmp_path / "m")), beside):
@@ -173,3 +190,36 @@ def test_the_adapter_goes_through_host_memory_to_gpus_too():
     assert backend(RunConfig(rollout=gpus)) == "nccl" and backend(RunConfig(rollout=gpus, policy={"lora": {}})) == "host"
     with pytest.raises(ConfigError, match="rollout.weight_transfer: with policy.lora"):
         backend(RunConfig(rollout=gpus | {"weight_transfer": "nccl"}, policy={"lora": {}}))
+
+
+@pytest.mark.parametrize(("sections", "serves"), [
+    ({}, False), ({"policy": {"lora": {}}}, True), ({"policy": {"lora": {}}, "reference": {"model": "x"}}, False),
+])
+def test_one_base_needs_no_process_for_the_reference(sections, serves):
+    config = RunConfig(**sections)
+    assert ("reference" not in {ask.role for ask in asks(config, "ppo")}) is serves
+    config.reference.replicas = 2
+    assert any("reference.replicas: not used in ppo" in note for note in noted(config)) is serves
+
+
+def test_what_the_reference_did_is_counted_since_the_last_time():
+    class Policy:
+        async def reference_logprobs(self, batch):
+            return [one.logprobs for one in batch], 0.25
+
+    reference, batch = PolicyWithoutAdapter(Policy()), samples(3)
+    assert asyncio.run(reference.logprobs(batch, fixed=True, group=0))[2] is batch[2].logprobs
+    asyncio.run(reference.logprobs(batch[:1], fixed=True, group=1))
+    found = asyncio.run(reference.metrics())
+    assert (found["samples"], found["busy_seconds"]) == (4, 0.5) and found["tokens"] == sum(b.tokens for b in [*batch, batch[0]])
+    assert asyncio.run(reference.metrics()) == dict.fromkeys(found, 0.0)
+
+
+def test_what_cannot_go_with_an_adapter_is_refused():
+    for rollout, says in (({"verify_weights": True}, "rollout.verify_weights: it compares whole weights"),
+                          ({"weight_transfer": "nccl", "gpus": 1.0}, "rollout.weight_transfer: with policy.lora")):
+        config = RunConfig(rollout=rollout, policy={"lora": {}})
+        with pytest.raises(ConfigError, match=says):
+            check(config, ["ppo"], starts=False)
+    with pytest.raises(ValidationError, match="dropout"):
+        RunConfig(policy={"lora": {"dropout": 0.1}})  # a policy's ratio would be against another network
