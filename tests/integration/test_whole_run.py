@@ -161,7 +161,8 @@ def test_with_adapters_in_every_stage(finished, tmp_path, staleness):
     assert all(one["parity/gap_max"] < 1e-4 for one in metrics)
     assert metrics[0]["kl/reference_mean"] == pytest.approx(0, abs=1e-3) and metrics[-1]["kl/reference_mean"] != 0
     assert metrics[0]["reference_server/samples"] >= 18 and "idle/reference" not in metrics[0]
-    whole, adapter = (load_file(run / "models" / "ppo" / name) for name in ("model.safetensors", "adapter/adapter_model.safetensors"))
+    whole, adapter = (load_file(run / "models" / "ppo" / name)
+                      for name in ("model.safetensors", "adapter/adapter_model.safetensors"))
     size = sum(4 * tensor.numel() for tensor in adapter.values())
     assert {one["weights/published_bytes"] for one in metrics} == {size} and size < sum(4 * t.numel() for t in whole.values()) / 4
     for stage in ("sft", "reward", "ppo", "value"):
