@@ -489,7 +489,11 @@ def test_nobody_waits_for_ever(groups):
         asyncio.run(late)
 
 
-LORA = {"rank": 4, "alpha": 64.0}
+LORA = {"rank": 4, "alpha": 8.0}
+
+
+def long(*values):
+    return pytest.param(*values, marks=pytest.mark.long)
 
 
 def adapter_of(weights: dict) -> dict:
@@ -497,7 +501,8 @@ def adapter_of(weights: dict) -> dict:
 
 
 @pytest.mark.parametrize("ranks,section", [
-    (1, {"zero_stage": 0}), (2, {"zero_stage": 2}), (2, {"zero_stage": 3}), (2, {"zero_stage": 2, "dtype": "bfloat16"}),
+    long(1, {"zero_stage": 0}), (2, {"zero_stage": 2}), long(2, {"zero_stage": 3}),
+    long(2, {"zero_stage": 2, "dtype": "bfloat16"}),
 ], ids=lambda value: str(value).strip("{}").replace("'", ""))
 def test_an_adapter_is_all_that_is_trained_and_saved(groups, batch, advantages, tmp_path, ranks, section):
     config = configuration("policy", workers=ranks, lora=LORA, **SETTINGS | section)
@@ -511,7 +516,7 @@ def test_an_adapter_is_all_that_is_trained_and_saved(groups, batch, advantages, 
 
 
 @pytest.mark.parametrize("section", [
-    {"zero_stage": 2}, {"zero_stage": 3}, {"zero_stage": 2, "gradient_checkpointing": True},
+    long({"zero_stage": 2}), long({"zero_stage": 3}), long({"zero_stage": 2, "gradient_checkpointing": True}),
     {"zero_stage": 3, "gradient_checkpointing": True},
 ], ids=lambda value: str(value).strip("{}").replace("'", ""))
 def test_an_adapters_update_does_not_depend_on_the_cut(groups, batch, advantages, section):
@@ -522,7 +527,7 @@ def test_an_adapters_update_does_not_depend_on_the_cut(groups, batch, advantages
     same(cut, whole)
 
 
-@pytest.mark.parametrize("ranks,stage", [(1, 0), (2, 3)])
+@pytest.mark.parametrize("ranks,stage", [long(1, 0), (2, 3)])
 def test_an_adapted_policy_is_saved_whole_and_as_an_adapter(groups, policy_folder, batch, advantages, tmp_path, ranks, stage):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -539,7 +544,7 @@ def test_an_adapted_policy_is_saved_whole_and_as_an_adapter(groups, policy_folde
     assert np.abs(np.concatenate(untrained) - np.concatenate(expected)).max() > 1e-2
 
 
-@pytest.mark.parametrize("ranks,stage", [(1, 0), (2, 2), (2, 3)])
+@pytest.mark.parametrize("ranks,stage", [long(1, 0), long(2, 2), (2, 3)])
 def test_the_policy_without_its_adapter_stays_the_reference(groups, policy_folder, batch, advantages, ranks, stage):
     from transformers import AutoModelForCausalLM
 

@@ -225,8 +225,9 @@ LORA = {"rank": 4, "alpha": 16}
 MATRICES = 2 * 4 * (128 + 96 + 96 + 128 + 192 + 192 + 192)  # 2 layers, rank 4, inputs + outputs: q, k, v, o, gate, up, down
 
 
-@pytest.mark.parametrize(("workers", "zero_stage"), [(1, 0), (2, 2), (2, 3)])
-@pytest.mark.parametrize("transfer", ["shared_memory", "network"])
+@pytest.mark.parametrize(("workers", "zero_stage", "transfer"), [
+    (1, 0, "shared_memory"), (2, 3, "network"), pytest.param(2, 2, "shared_memory", marks=pytest.mark.long),
+])
 def test_an_adapter_alone_reaches_every_engine(started, fleets, loop, workers, zero_stage, transfer):
     """Also one that has seen none of the versions before."""
     policy, fleet, config = started[1][workers], fleets[True], configuration(workers, zero_stage)
@@ -250,7 +251,7 @@ def test_an_adapter_alone_reaches_every_engine(started, fleets, loop, workers, z
         await agrees(policy, fleet, version + 2)
         assert times["published_bytes"] == 4 * MATRICES and first["adapter"]["scaling"] == 4.0
         moved = [np.abs(one - other).max() for one, other in zip(before, await policy.logprobs(batch), strict=True)]
-        assert max(moved) > 100 * LIMIT  # engines that had stayed as they were would be found out
+        assert max(moved) > 30 * LIMIT  # engines that had stayed as they were would be found out
         await fleet._each("verifying", True, seconds=10, what="set")
 
     loop.run_until_complete(run())
