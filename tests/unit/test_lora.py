@@ -1,6 +1,7 @@
 """LoRA without engines: what is trained, what is added to which weight, what stands on disk."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from scale_rlhf.experience.packing import pack
 from scale_rlhf.models import loading, lora
 from scale_rlhf.models.forward import response_logprobs, sample_scores
 from scale_rlhf.reference.one_base import PolicyWithoutAdapter
+from scale_rlhf.training.group import PolicyGroup
 from scale_rlhf.weights.adapter import Adapter, merged
 from scale_rlhf.weights.choice import backend
 from scale_rlhf.weights.files import tensors
@@ -223,3 +225,36 @@ def test_what_cannot_go_with_an_adapter_is_refused():
             check(config, ["ppo"], starts=False)
     with pytest.raises(ValidationError, match="dropout"):
         RunConfig(policy={"lora": {"dropout": 0.1}})  # a policy's ratio would be against another network
+
+
+def test_ranks_are_called_one_after_another_and_closing_does_not_wait():
+    """Collectives of an update and of the reference's log-probabilities must come in one order on all ranks."""
+    begun, ended = [], asyncio.Event()
+
+    class Rank:
+        def __getattr__(self, method):
+            async def answer(*arguments):
+                begun.append(method)
+                if method == "update":
+                    await ended.wait()
+                return ["found", 0.0]
+
+            return SimpleNamespace(remote=answer)
+
+    async def run():
+        group = PolicyGroup(RunConfig(policy={"lora": {}, "workers": 2}), "x")
+        group.workers = [Rank(), Rank()]
+        update = asyncio.ensure_future(group.call("update", seconds=10, what="an update"))
+        reference = asyncio.ensure_future(group.reference_logprobs(samples(1)))
+        await asyncio.sleep(0.01)
+        assert begun == ["update"] * 2
+        ended.set()
+        await asyncio.gather(update, reference)
+        assert begun == ["update"] * 2 + ["reference_logprobs"] * 2
+        ended.clear()
+        stuck = asyncio.ensure_future(group.call("update", seconds=10, what="an update"))
+        await asyncio.sleep(0.01)
+        await group._call("close", seconds=1, what="closing")
+        stuck.cancel()
+
+    asyncio.run(run())
