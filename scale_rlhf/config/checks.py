@@ -13,6 +13,7 @@ from importlib.util import find_spec
 
 from scale_rlhf.config.methods import ADVANTAGES
 from scale_rlhf.config.model_checks import check_models
+from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
 from scale_rlhf.config.reward_sources import outside, reward_functions, reward_sources
@@ -148,6 +149,12 @@ def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
     yield from _method(ppo)
     if "ppo" not in stages:
         return
+    if config.policy.lora and rollout.weight_transfer in ("nccl", "ipc"):
+        yield (f"rollout.weight_transfer: with policy.lora the adapter alone travels, and {rollout.weight_transfer} takes whole "
+               "weights; set auto, shared_memory or network")
+    if config.policy.lora and rollout.verify_weights:
+        yield ("rollout.verify_weights: it compares whole weights, and with policy.lora the adapter alone travels; leave it out. "
+               "Checksums and the probe (limits.probe_every) are there without it")
     why = "samples would come from another distribution than the one whose log-probabilities the learner computes"
     if ADVANTAGES[ppo.advantages].greedy and ppo.kl_coefficient and ppo.kl_in == "reward" and rollout.temperature != 1:
         yield (f"rollout.temperature: must be 1 with ppo.advantages: {ppo.advantages} and the KL penalty in the reward; found "
@@ -265,6 +272,8 @@ def _attention(config: RunConfig, stages: list[str]) -> Iterator[str]:
         return
     users = {stage: [section] for stage, section in SUPERVISED.items()} | {"ppo": ["policy", "value", "reference"]}
     for name in (name for stage in stages for name in users.get(stage, [])):
+        if name == "reference" and policy_serves_reference(config):
+            continue
         section = getattr(config, name)
         if not section.gpus:
             yield (f"model.attention: flash_attention_2 needs a GPU, and {name}.gpus is 0; set model.attention=sdpa, "

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from scale_rlhf.config.methods import ADVANTAGES, LOSSES
-from scale_rlhf.config.roles import Dtype, FrozenRole, Optimisation, Placed, Schedule, Section, TrainedRole
+from scale_rlhf.config.roles import Adaptable, Dtype, FrozenRole, Optimisation, Placed, Schedule, Section, TrainedRole
 
 StageName = Literal["base", "sft", "reward", "best_of_n", "dpo", "ppo", "evaluate"]
 STAGES: tuple[str, ...] = get_args(StageName)  # in the order in which a run has them
@@ -117,12 +117,12 @@ class BaseStageSection(SupervisedSection):
     learning_rate: PositiveFloat = Field(2e-3, description="Of AdamW, after warm-up.")
 
 
-class SftSection(SupervisedSection):
+class SftSection(Adaptable, SupervisedSection):
     packing: bool = Field(False, description="Several samples a row of max_tokens, without padding and without attention between them.")
     neftune_alpha: PositiveFloat | None = Field(None, description="NEFTune (Jain et al. 2023): noise on the embeddings while training, uniform within ±alpha/√(tokens of a row · width). 5 to 15 are usual. null: none.")
 
 
-class RewardModelSection(SupervisedSection):
+class RewardModelSection(Adaptable, SupervisedSection):
     feedback: Feedback = Field("pairs", description="What `data.preferences` holds and the model learns. pairs: chosen and rejected, or all pairs of rated responses (Bradley–Terry). ratings: the score is the mean rating (regression). rankings: `ranking` or `ranks`, or ratings put in order (Plackett–Luce). binary: `response` and `good` (logistic).")
     aspects: list[Aspect] = Field([], description="Keys of `ratings` by aspect, such as [helpful, honest]: one head each, mixed by reward.aspects. []: one score. For ratings and rankings.")
     margin: bool = Field(True, description="Of pairs: add the difference of the ratings to the loss as a margin (Llama 2), where there are ratings.")
@@ -136,7 +136,7 @@ class BestOfNSection(SftSection):
     prompts: PositiveInt | None = Field(None, description="At most so many of `data.prompts`.")
 
 
-class DpoSection(SupervisedSection):
+class DpoSection(Adaptable, SupervisedSection):
     """Alignment without a reward model: from preferences to the policy in one step, by TRL."""
 
     learning_rate: PositiveFloat = Field(1e-5, description="Of AdamW, after warm-up.")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scale_rlhf.config.methods import ADVANTAGES, readers
+from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.reward_sources import outside, reward_sources
 from scale_rlhf.config.schema import RewardSource, RunConfig, Section
 
@@ -101,6 +102,9 @@ def noted(config: RunConfig) -> Iterator[str]:
     if not config.ppo.critic:
         why = f"not used: ppo.advantages: {config.ppo.advantages} has no value model"
         yield from _set(config, "value", tuple(type(config.value).model_fields), why)
+    if policy_serves_reference(config):
+        why = "not used in ppo, where with policy.lora the policy without its adapter is the reference"
+        yield from _set(config, "reference", tuple(type(config.reference).model_fields), why)
     if config.rollout.gpus:
         yield from _set(config, "rollout", ("kv_cache_gb",), "not used on GPUs, where rollout.gpu_memory_utilization says it")
     else:

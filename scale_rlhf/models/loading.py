@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -100,8 +100,18 @@ def sharded(deepspeed_config: dict) -> Iterator[None]:
         unset_hf_deepspeed_config()
 
 
-def save_whole(model: nn.Module, folder: str | Path, tokenizer, *, state: dict | None = None) -> None:
-    """`save`, but the folder stands whole in its place or not at all. Raises DiskError where it cannot be written."""
+def saved_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What belongs on disk beside the parameters."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return ((name, tensor) for name, tensor in model.state_dict().items() if name not in parameters)
+
+
+def save_whole(model: nn.Module, folder: str | Path, tokenizer, *, state: dict | None = None,
+               beside: Callable[[Path], None] = lambda folder: None) -> None:
+    """`save`, but the folder stands whole in its place or not at all. beside: writes what else belongs into it.
+
+    Raises DiskError where it cannot be written.
+    """
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -109,6 +119,7 @@ def save_whole(model: nn.Module, folder: str | Path, tokenizer, *, state: dict |
             shutil.rmtree(partial, ignore_errors=True)
             save(model, partial, state=state)
             tokenizer.save_pretrained(partial)
+            beside(partial)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(partial, folder)
     finally:

@@ -111,7 +111,8 @@ class RolloutFleet:
         """Every engine takes a published version: all stage it at once, `overlap.update_wave` at a time go over to it.
 
         Returns stage_seconds and stopped_seconds (the longest of any engine: decoding stopped for the second alone),
-        and load_seconds, the whole. An engine that fails meanwhile takes the version when it is back.
+        load_seconds, the whole, and published_bytes, which each engine took. An engine that fails meanwhile takes the version
+        when it is back.
         """
         import ray
 
@@ -125,7 +126,8 @@ class RolloutFleet:
             taken = await self._all(lambda place: self._take(place, version, turns))
         return {"stage_seconds": max((one for one in staged if one is not None), default=0.0),
                 "stopped_seconds": max((one["stopped_seconds"] for one in taken if one), default=0.0),
-                "load_seconds": time.monotonic() - started}
+                "load_seconds": time.monotonic() - started,
+                "published_bytes": float(sum(place["size"] for place in update_info.get("tensors", ())))}
 
     async def sleep(self) -> None:
         """Every engine gives up its GPU's memory, until it takes the next version."""
