@@ -20,7 +20,6 @@ from tests.tiny import END, TEXT
 
 LIMIT = 1e-4  # nats, fp32
 STEPS = 2
-CASES = [pytest.param(family, marks=() if family == "gpt2" else pytest.mark.long) for family in FAMILIES if family != "qwen3"]
 
 
 def configuration(family: str, policy: str, reward: str, prompts: str) -> RunConfig:
@@ -66,8 +65,9 @@ def plain_logprobs(model, sample, temperature: float) -> np.ndarray:
     return distribution[first - 1 : -1].gather(-1, ids[0, first:, None])[:, 0].numpy()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "qwen3"])  # every other test has Qwen3's shape
 def test_a_family_goes_through_ppo_with_the_engine_in_step(cluster, tmp_path, family):
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
