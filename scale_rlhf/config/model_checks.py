@@ -12,6 +12,7 @@ from scale_rlhf.errors import ConfigError
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # of vLLM's CPU backend; others die at the first request
 _BYTES = {"float32": 4, "bfloat16": 2}
+_SAMPLED_FROM = ("model.path", "sft.model", "best_of_n.model", "dpo.model", "policy.model", "reference.model")
 
 
 def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> Iterator[str]:
@@ -33,11 +34,12 @@ def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> 
         yield from _code(config, key, model)
         if model.local and (problem := pickled_weights(model.path)):
             yield f"{key}: {problem}"
+        yield from _kind(config, stages, key, model)
         if not key.startswith("reward."):
             yield from _tokenizer(config, key, model)
     if {"best_of_n", "ppo", "evaluate"} & set(stages):
         yield from _engine(config, files | sizes)
-        yield from _vocabularies(files)
+        yield from _vocabularies(files, _value_reads(config, stages))
     yield from _lengths(config, stages, files | sizes)
 
 
@@ -81,6 +83,16 @@ def _code(config: RunConfig, key: str, model: ModelFiles) -> Iterator[str]:
                "or take another")
 
 
+def _kind(config: RunConfig, stages: Sequence[str], key: str, model: ModelFiles) -> Iterator[str]:
+    """Can the model do what it is named for, and does every part of the run compute it alike?"""
+    if key in _SAMPLED_FROM and set(stages) != {"reward"} and not model.causal:
+        yield (f"{key}: {model.path} is of the kind {model.config['architectures'][0]}; expected a causal language model "
+               "(…ForCausalLM), which answers token by token")
+    if model.text_config.get("attn_logit_softcapping") and config.model.attention == "sdpa":
+        yield (f"model.attention: {model.path} ({key}) caps its attention scores (attn_logit_softcapping), and transformers' "
+               "sdpa leaves that out without a word; set model.attention=eager, or flash_attention_2 on GPUs")
+
+
 def _tokenizer(config: RunConfig, key: str, model: ModelFiles) -> Iterator[str]:
     if model.tokenizer_config is None and not (Path(model.path) / "tokenizer.json").is_file():
         yield f"{key}: {model.path} has no tokenizer (no tokenizer_config.json, no tokenizer.json)"
@@ -109,6 +121,9 @@ def _engine(config: RunConfig, files: dict[str, ModelFiles]) -> Iterator[str]:
     wide, words = _wide(model, scratch)
     if problem := tensor_parallel_problem(Cut(heads, kv, wide, words), ranks):
         yield f"rollout.tensor_parallel: {problem}"
+    if model and config.rollout.verify_weights and model.text_config.get("model_type") == "gpt2":
+        yield (f"rollout.verify_weights: {model.path} ({key}) keeps queries, keys and values in one matrix, turned round, of "
+               "which the engine cannot be asked tensor by tensor; leave it out (log-probabilities are compared all the same)")
     tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
     if size and layers and kv and not config.rollout.gpus:
         need = 2 * layers * kv * size * _BYTES[config.rollout.dtype] * tokens / 1e9
@@ -137,21 +152,29 @@ def _kv_heads(model: ModelFiles) -> int | None:
     return model.text_config.get("num_key_value_heads") or model.heads
 
 
-def _vocabularies(files: dict[str, ModelFiles]) -> Iterator[str]:
-    """Log-probabilities of two models are compared token by token: each token must have the same number in both."""
+def _value_reads(config: RunConfig, stages: Sequence[str]) -> str:
+    """Key of the model that the value model starts from; it need not be named."""
+    from_reward = config.value.initial == "reward" and not config.value.model
+    return "reward.model" if "ppo" in stages and config.ppo.critic and from_reward else "value.model"
+
+
+def _vocabularies(files: dict[str, ModelFiles], value: str) -> Iterator[str]:
+    """Log-probabilities of two models are compared token by token, and values are of the policy's tokens: each token must have
+    the same number in all of them.
+    """
     key, policy = _generator(files)
     if policy is None:
         return
-    for other_key in ("reference.model", "value.model"):
+    for other_key in ("reference.model", value):
         other = files.get(other_key)
         if other is None or other.path == policy.path:
             continue
         ours, theirs = policy.vocabulary(), other.vocabulary()
         if ours is not None and theirs is not None and ours != theirs:
             token = next(iter(sorted(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))))
+            cure = "Set value.initial=policy" if other_key == "reward.model" else "Take models of one family"
             yield (f"{other_key}: {other.path} and {policy.path} ({key}) have different vocabularies: {len(theirs)} and "
-                   f"{len(ours)} tokens; {token!r} is {theirs.get(token, 'absent')} and {ours.get(token, 'absent')}. "
-                   "Take models of one family")
+                   f"{len(ours)} tokens; {token!r} is {theirs.get(token, 'absent')} and {ours.get(token, 'absent')}. {cure}")
 
 
 def _lengths(config: RunConfig, stages: Sequence[str], files: dict[str, ModelFiles]) -> Iterator[str]:

@@ -125,7 +125,7 @@ class SftSection(Adaptable, SupervisedSection):
 class RewardModelSection(Adaptable, SupervisedSection):
     feedback: Feedback = Field("pairs", description="What `data.preferences` holds and the model learns. pairs: chosen and rejected, or all pairs of rated responses (Bradley–Terry). ratings: the score is the mean rating (regression). rankings: `ranking` or `ranks`, or ratings put in order (Plackett–Luce). binary: `response` and `good` (logistic).")
     aspects: list[Aspect] = Field([], description="Keys of `ratings` by aspect, such as [helpful, honest]: one head each, mixed by reward.aspects. []: one score. For ratings and rankings.")
-    margin: bool = Field(True, description="Of pairs: add the difference of the ratings to the loss as a margin (Llama 2), where there are ratings.")
+    margin: bool = Field(True, description="Of pairs: take the difference of the ratings, or the pair's own `margin`, into the loss (Llama 2), where there is one.")
     minimum_gap: NonNegativeFloat = Field(0.5, description="Pairs, those that the model is judged by too, are made of responses whose mean ratings differ by at least this.")
 
 
