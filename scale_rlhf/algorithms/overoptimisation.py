@@ -31,12 +31,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Parting:
-    """Where reward and judge part: at `best` the judge's score was highest, from `seen` on it stays below by more than noise."""
+    """At `best` the judge's score was highest, from `seen` on reward and judge have moved apart by more than noise."""
 
     best: Point  # as measured
     seen: Point
-    fall: float  # of the smoothed score from one to the other
-    rise: float  # of the smoothed reward
+    reward_change: float  # of the smoothed reward, from the best to the last point
+    score_change: float
     noise: float  # standard deviation of a single score
 
 
@@ -59,8 +59,9 @@ def parting(points: Sequence[Point]) -> Parting | None:
     while fallen - 1 > best and scores.change(fallen - 1, best) > DEVIATIONS * scores.error(fallen - 1, best):
         fallen -= 1
     for seen in range(fallen, last - half + 1):  # later, and nearly all of its mean would be the last few points'
-        if (rise := rewards.change(best, seen)) > DEVIATIONS * rewards.error(best, seen):
-            return Parting(points[best], points[seen], scores.change(seen, best), rise, scores.noise)
+        if rewards.change(best, seen) > DEVIATIONS * rewards.error(best, seen):
+            changes = rewards.change(best, last), scores.change(best, last)
+            return Parting(points[best], points[seen], *changes, scores.noise)
     return None
 
 

@@ -244,7 +244,7 @@ class Loop:
             self._adapt(metrics["kl/reference_mean"])
             await self._report(Step(version + 1, batch, metrics))
             metrics = {}
-        await self.loads[-1]
+        await asyncio.gather(self.loads[-1], self.evaluations.answered())
         self._evaluate(self.config.ppo.steps)
         await self.evaluations.finish()
 
