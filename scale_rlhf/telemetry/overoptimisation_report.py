@@ -40,8 +40,8 @@ class Found:
         best, seen = self.parting.best, self.parting.seen
         near = f" The nearest that was kept: {self.kept[0]} (version {self.kept[1]})." if self.kept else " No model was kept."
         return (f"Reward and judge part at version {best.version} (√KL {best.distance:.2f}): by the last one the reward has "
-                f"changed by {self.parting.reward_change:+.3g} and the judge's score by {self.parting.score_change:+.3g}. Both are "
-                f"beyond their noise (the judge's is {self.parting.noise:.2g}) from version {seen.version} on.{near}")
+                f"changed by {self.parting.reward_change:+.3g} and the judge's score by {self.parting.score_change:+.3g}. Both "
+                f"are beyond their noise (the judge's is {self.parting.noise:.2g}) from version {seen.version} on.{near}")
 
 
 def find(path: Path) -> Found | None:
