@@ -85,7 +85,7 @@ def overoptimisation_section(path: Path) -> str:
     found = find(path)
     if found is None:
         return ""
-    said = f'<p class="soft">{escape(found.sentence())} Of {escape(found.source)}.</p>'
+    said = f'<p class="soft">{escape(found.sentence())} The points: {escape(found.source)}.</p>'
     return f'<h2>Over-optimisation</h2>{said}<div class="charts">{_both(found)}{_front(found)}</div>'
 
 
