@@ -248,7 +248,8 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
             yield (f"data.{needs[stage][0]}: stage {stage} needs it; give a file or hub name"
                    f"{' (or data.preferences, to derive it from)' if len(needs[stage]) > 1 else ''}, "
                    "or data.practice={} for the practice world")
-    if "evaluate" in stages and not data.evaluation and not data.hold_out:
+    during = "ppo" in stages and config.evaluation.every is not None
+    if (during or "evaluate" in stages) and not data.evaluation and not data.hold_out:
         yield "data.hold_out: 0 leaves nothing to evaluate on; set it above 0, or give data.evaluation"
 
 

@@ -5,15 +5,7 @@ Imports no torch: a login node can validate a run.
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from scale_rlhf.config.methods import ADVANTAGES, LOSSES
 from scale_rlhf.config.roles import Adaptable, Dtype, FrozenRole, Optimisation, Placed, Schedule, Section, TrainedRole
@@ -320,6 +312,8 @@ class EvaluationSection(Section):
     prompts: PositiveInt | None = Field(None, description="At most so many held-out prompts.")
     samples_shown: PositiveInt = Field(6, description="Prompts whose answers are printed side by side.")
     temperature: NonNegativeFloat = Field(0.7, description="Of the answers that are judged; 0 is greedy.")
+    every: PositiveInt | None = Field(None, description="Steps of PPO between evaluations while it trains, by the same engines, from version 0 on: held-out prompts, the reward, and the judge where `judge` names one. null: none.")
+    during_prompts: PositiveInt = Field(64, description="Held-out prompts of such an evaluation, at most.")
 
 
 class ClusterSection(Section):
@@ -369,6 +363,7 @@ class LimitsSection(Section):
     silent_groups: PositiveInt = Field(256, description="Prompts in a row that ppo.dynamic_sampling left out; past them a run stops.")
     stall_seconds: PositiveFloat = Field(7200.0, description="For anything at all to go on in a PPO run: no sample, score, update or version within it means that something waits for ever.")
     checkpoint_seconds: PositiveFloat = Field(1800.0, description="For one checkpoint to be written.")
+    evaluate_seconds: PositiveFloat = Field(600.0, description="For one evaluation during training; past it, it is given up and the run goes on.")
     parity_gap: PositiveFloat | None = Field(None, description="Largest difference between engine and trainer log-probabilities on the probe. null: 1e-4 in float32, 0.15 in bfloat16.")
     probe_every: PositiveInt = Field(1, description="Steps between probes.")
 

@@ -33,6 +33,10 @@ def refused(config: RunConfig) -> Iterator[str]:
         yield from _set(config, "dpo", ("good_weight", "bad_weight"), why)
     if config.ppo.kl_target is None:
         yield from _set(config, "ppo", ("kl_horizon",), "the KL coefficient is fixed, as ppo.kl_target is null")
+    if config.evaluation.every is None:
+        why = "nothing is evaluated during training, as evaluation.every is null"
+        yield from _set(config, "evaluation", ("during_prompts",), why)
+        yield from _set(config, "limits", ("evaluate_seconds",), why)
     if config.rollout.elastic:
         yield from _set(config, "rollout", ("placement",), "engines {min, max} are placed one by one, wherever there is room")
     if config.rollout.ignore_end:

@@ -36,6 +36,7 @@ def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
     perplexity before and after. Raises ConfigError where there is no model, DataError where there are no held-out prompts.
     """
     from scale_rlhf.data.chat import load_tokenizer
+    from scale_rlhf.telemetry import overoptimisation_report
     from scale_rlhf.telemetry.report import write_report
 
     who = contestants(config, folder)
@@ -47,8 +48,11 @@ def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
     _write(work / "answers.jsonl", [json.dumps(row, ensure_ascii=False) for row in rows])
     if judge:
         judge_training(folder, judge)
+    said = overoptimisation_report.write(folder.path)
     report = write_report(folder.path)
     _show(config, table, rows, report)
+    if said:
+        print(said)
     return _summary(table)
 
 

@@ -10,6 +10,7 @@ from scale_rlhf.config.schema import STAGES
 from scale_rlhf.telemetry.charts import OVERLAP, QUALITY, SUPERVISED, TRAINING, draw, draw_timeline, draw_times
 from scale_rlhf.telemetry.measures import conclusions, measured, model_name
 from scale_rlhf.telemetry.metrics import read_jsonl, read_metrics
+from scale_rlhf.telemetry.overoptimisation_report import overoptimisation_section
 from scale_rlhf.telemetry.report_style import STYLE
 from scale_rlhf.telemetry.reward_report import reward_section
 from scale_rlhf.telemetry.timeline import read_lanes
@@ -23,7 +24,7 @@ def write_report(folder: Any) -> Path:
     folder: a RunFolder, or the path of one. All text from files is escaped; there are no links, scripts or fonts from elsewhere.
     """
     path = Path(getattr(folder, "path", folder))
-    metrics = {stage: read_metrics(path / "metrics" / f"{stage}.jsonl") for stage in STAGES}
+    metrics = {stage: read_metrics(path / "metrics" / f"{stage}.jsonl") for stage in (*STAGES, "held_out")}
     table = _json(path / "evaluation" / "table.json")
     state, environment = _json(path / "run.json"), _json(path / "environment.json")
     sections = [
@@ -32,6 +33,7 @@ def write_report(folder: Any) -> Path:
         _table(table),
         _answers(read_jsonl(path / "evaluation" / "answers.jsonl")),
         _charts("What reinforcement learning changed", draw(QUALITY, metrics)),
+        overoptimisation_section(path),
         _charts("How it learned", draw(TRAINING, metrics)),
         _charts("Where the time went", draw_times(metrics)),
         *draw_timeline(_lanes(path / "timeline.json")),
