@@ -1,6 +1,6 @@
 """What the final table shows of each model: key in evaluation/table.json, label, and how a number is written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,12 @@ class Measure:
     format: str
     better: str = ""
 
-    def shown(self, value: float | None) -> str:
-        """The number as people read it; a dash where it was not measured."""
-        return "–" if value is None else self.format.format(value)
+    def shown(self, value: float | None, interval: Sequence[float] | None = None) -> str:
+        """The number as people read it, with its interval where there is one; a dash where it was not measured."""
+        if value is None:
+            return "–"
+        low_and_high = ", ".join(self.format.format(end).rstrip("%") for end in interval or ())
+        return self.format.format(value) + (f" [{low_and_high}]" if interval else "")
 
 
 MEASURES = (
@@ -27,10 +30,17 @@ MEASURES = (
     Measure("right_form", "answers in the right form", "{:.0%}", "higher"),
     Measure("win_rate", "win rate against {anchor}", "{:.0%}", "higher"),
     Measure("reward", "reward-model score", "{:.2f}", "higher"),
+    Measure("refusals_right", "refused, of what is to be", "{:.0%}", "higher"),
+    Measure("refusals_wrong", "refused, of what is not to be", "{:.0%}", "lower"),
+    Measure("unknown_right", "admits it where nobody knows", "{:.0%}", "higher"),
+    Measure("unknown_wrong", "says so of what can be known", "{:.0%}", "lower"),
     Measure("kl", "KL to {anchor}, nats a response", "{:.2f}"),
     Measure("perplexity", "perplexity on base text", "{:.2f}", "lower"),
     Measure("tokens", "response length, tokens", "{:.1f}"),
     Measure("ended", "responses that end", "{:.0%}", "higher"),
+    Measure("distinct_1", "different words, of several answers", "{:.2f}"),
+    Measure("distinct_2", "different pairs of words", "{:.2f}"),
+    Measure("self_bleu", "self-BLEU of several answers", "{:.2f}"),
 )
 MODEL_NAMES = {"base": "base", "sft": "SFT", "best_of_n": "best of n", "dpo": "DPO", "ppo": "PPO"}
 
@@ -45,8 +55,14 @@ def measured(table: Mapping[str, Any]) -> list[tuple[Measure, str, dict[str, str
     for measure in MEASURES:
         numbers = {name: values.get(measure.key) for name, values in table["models"].items()}
         if any(number is not None for number in numbers.values()):
-            rows.append((measure, measure.label.format(anchor=anchor), {name: measure.shown(n) for name, n in numbers.items()}))
+            shown = {name: measure.shown(n, interval_of(table["models"][name], measure.key)) for name, n in numbers.items()}
+            rows.append((measure, measure.label.format(anchor=anchor), shown))
     return rows
+
+
+def interval_of(numbers: Mapping[str, Any], key: str) -> Sequence[float] | None:
+    """[low, high] of one number of a model, where it has an interval."""
+    return numbers.get("intervals", {}).get(key)
 
 
 def model_name(stage: str) -> str:
@@ -60,6 +76,8 @@ def conclusions(table: Mapping[str, Any]) -> list[str]:
         f"{count} held-out prompts, answered at temperature {table['temperature']:g}; "
         f"wins are by {table['win_by']}, ties count half."
     ]
+    if table.get("confidence"):
+        lines.append(f"In brackets: {table['confidence']:.0%} intervals over the prompts.")
     if table.get("best_attainable") is not None:
         lines.append(f"Best attainable true score: {table['best_attainable']:.2f}.")
     if table.get("gap_closed") is not None:
@@ -72,4 +90,4 @@ def conclusions(table: Mapping[str, Any]) -> list[str]:
     perplexities = [f"{name} {number:.2f}" for name, number in known if number is not None]
     if len(perplexities) > 1:
         lines.append(f"Alignment tax, perplexity on base text: {', '.join(perplexities)}.")
-    return lines
+    return [*lines, *table.get("remarks", []), *(f"Warning: {warning}" for warning in table.get("warnings", []))]

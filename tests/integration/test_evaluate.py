@@ -46,8 +46,9 @@ def evaluated(cluster, tmp_path_factory):
     drawn = {}
 
     def recorded(*arguments):
-        drawn["answers"], drawn["for_kl"] = answer(*arguments)
-        return drawn["answers"], drawn["for_kl"]
+        found = answer(*arguments)
+        drawn["answers"], drawn["for_kl"] = found.of["held_out"], found.for_kl
+        return found
 
     with pytest.MonkeyPatch.context() as patch:
         answer = evaluate.answer
