@@ -19,7 +19,7 @@ from scale_rlhf.config.reward_sources import all_outside
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.stages.evaluation_answers import ALIGNED, Contestants, Question, contestants, prompt_sets, with_tokenizers
 from scale_rlhf.stages.evaluation_asking import Answers, answer
-from scale_rlhf.stages.evaluation_judging import Judge, find_judge, true_score_curve
+from scale_rlhf.stages.evaluation_judging import Judge, Verdict, find_judge, true_score_curve
 from scale_rlhf.telemetry.metrics import MetricsLog, read_jsonl
 from scale_rlhf.telemetry.progress import stage_progress
 
@@ -92,12 +92,7 @@ def _evaluate(
     said = answer(config, who, sets, tokenizer)
     answers = said.of[HELD_OUT]
     texts = {key: {name: _texts(tokenizer, samples) for name, samples in of.items()} for key, of in said.of.items()}
-    verdicts = None
-    if judge:
-        verdicts = {
-            name: [judge(question.text, text) for question, text in zip(asked, own, strict=True)]
-            for name, own in texts[HELD_OUT].items()
-        }
+    verdicts = _verdicts(judge, asked, texts[HELD_OUT]) if judge else None
     pairs = held_out_pairs(config, folder, tokenizer, judge)
     rewarded = answers | {PAIRS: pairs.samples}
     reward_model = _reward_model(config, folder)
@@ -116,6 +111,11 @@ def _evaluate(
     for key, lines in rows.items():
         mark(lines, {_short(path): found[key] for path, found in judged.items() if key in found})
     return table, rows
+
+
+def _verdicts(judge: Judge, asked: list[Question], texts: dict[str, list[str]]) -> dict[str, list[Verdict]]:
+    """By model, of each of its answers."""
+    return {name: [judge(question.text, text) for question, text in zip(asked, said, strict=True)] for name, said in texts.items()}
 
 
 def _add(table: dict, who: Contestants, sets: dict[str, list[Question]], texts: dict, detect: Detectors, judged: Found) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from scale_rlhf.config.checks import check
 from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.data.chat import prompt_ids
 from scale_rlhf.errors import ConfigError, DataError, RunError
 from scale_rlhf.evaluation.findings import detectors, joined, prompt_set, recorded, verdict
 from scale_rlhf.evaluation.independence import same_model, trained_against
@@ -22,7 +23,7 @@ from scale_rlhf.stages.evaluation_answers import Contestants, Question, contesta
 from scale_rlhf.stages.evaluation_asking import answer
 from scale_rlhf.stages.evaluation_table import print_table
 from scale_rlhf.telemetry.judged_report import judged_section
-from tests.tiny import END, samples, tiny_classifier, tiny_policy, tiny_tokenizer
+from tests.tiny import END, samples, tiny_policy, tiny_tokenizer
 
 
 class Fleet:
@@ -61,7 +62,7 @@ def config_of(**evaluation) -> RunConfig:
 
 def answers_of(**lengths):
     """Answers of so many tokens by model, the same for each of three prompts."""
-    return {name: [sample for sample in samples(3, response=(n, n))] for name, n in lengths.items()}
+    return {name: samples(3, response=(n, n)) for name, n in lengths.items()}
 
 
 def texts_of(answers):
@@ -74,8 +75,8 @@ def texts_of(answers):
 def test_a_set_is_judged_by_those_that_it_names():
     config = config_of(
         judges={"one": {"function": "m:one"}, "two": {"function": "m:two"}},
-        prompt_sets={"every": "a.jsonl", "some": {"path": "b.jsonl", "judges": ["two"]}, "none": {"path": "c.jsonl", "judges": []},
-                     "school": {"path": "d.jsonl", "verify": {"function": "m:right"}}},
+        prompt_sets={"every": "a.jsonl", "some": {"path": "b.jsonl", "judges": ["two"]},
+                     "none": {"path": "c.jsonl", "judges": []}, "school": {"path": "d.jsonl", "verify": {"function": "m:right"}}},
     )
     assert {key: names for key, (_, names) in judged_sets(config).items()} == {
         "evaluation.judges.one": ["held_out", "every"], "evaluation.judges.two": ["held_out", "every", "some"],
@@ -99,7 +100,8 @@ def test_a_judge_that_compares_sees_each_pair_in_both_orders(fleets):
     answers = answers_of(base=2, sft=3, ppo=5)
     judges = {"first": {"function": "m:first", "pairwise": True}}
     found = ask_judges(config_of(judges=judges), {"held_out": answers}, {"held_out": texts_of(answers)}, "sft", "P")
-    assert found["evaluation.judges.first"]["held_out"].preferences == {name: ([0.75] * 3, [0.75] * 3) for name in ("base", "ppo")}
+    same = [0.75] * 3
+    assert found["evaluation.judges.first"]["held_out"].preferences == {"base": (same, same), "ppo": (same, same)}
     assert seen == [(2, "sft")] * 3 + [(3, "base")] * 3 + [(5, "sft")] * 3 + [(3, "ppo")] * 3
     said = verdict(found["evaluation.judges.first"]["held_out"], "sft")
     assert said["pairwise"] and said["position_bias"] == 0.25 and said["agreement"] == 0.0
@@ -126,8 +128,10 @@ def test_what_a_judge_gets_wrong_is_said_with_its_name(fleets):
 
 
 def test_the_reward_of_the_run_is_found_under_any_name(tmp_path):
-    made = tiny_classifier(tmp_path / "reward")
-    other = tiny_classifier(tmp_path / "other", seed=7)
+    made, other = tmp_path / "reward", tmp_path / "other"
+    for folder, weights in ((made, b"weights"), (other, b"Weights")):  # as long as each other
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(weights)
     copy = shutil.copytree(made, tmp_path / "copy")
     judges = {"itself": {"model": str(made)}, "copied": {"model": str(copy)}, "other": {"model": str(other)},
               "among": {"model": str(other), "ensemble": [str(copy)]}}
@@ -183,7 +187,8 @@ def test_numbers_of_a_set():
     assert compares["position_bias"] == (0.0 + 0.25) / 2 and compares["agreement"] == 0.5
     school = table["prompt_sets"]["school"]["models"]
     assert (school["sft"]["right"], school["ppo"]["right"]) == (0.5, 1.0)
-    assert (school["sft"]["refusals_right"], school["ppo"]["refusals_right"], school["ppo"]["counts"]["refusals_right"]) == (1, 0, 1)
+    assert (school["sft"]["refusals_right"], school["ppo"]["refusals_right"]) == (1, 0)
+    assert school["ppo"]["counts"]["refusals_right"] == 1
     low, high = school["ppo"]["intervals"]["right"]
     assert 0.3 < low < 0.4 and high == 1.0  # Wilson's of two out of two
 
@@ -193,8 +198,9 @@ def test_the_table_and_the_report_show_all_of_it():
     console = Console(record=True, width=160, file=io.StringIO())
     print_table(table, console)
     text = console.export_text()
-    for shown in ("Judges and prompt sets", "scores: win rate against SFT", "scores: kind", "0.75", "right answers", "100% [34, 100]",
-                  "every pair was shown in both orders", "scores: one answer is scored at a time", "Warning: be careful",
+    for shown in ("Judges and prompt sets", "scores: win rate against SFT", "scores: kind", "0.75", "right answers",
+                  "100% [34, 100]", "every pair was shown in both orders",
+                  "scores: one answer is scored at a time", "Warning: be careful",
                   "Alignment tax, right answers on school: SFT 50%, PPO 100%", "noise: no KL", "95% intervals"):
         assert shown in text, shown
     page = judged_section(table)
@@ -251,17 +257,18 @@ def test_a_model_with_other_tokens_is_asked_and_read_in_its_own(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "scale_rlhf.rollout.answers", SimpleNamespace(Answerer=Engine))
     who = Contestants({"sft": "S", "far": "F"}, "sft", frozenset(), {"far": theirs})
     messages = [{"role": "user", "content": "What?"}]
-    question = Question({"messages": messages, "_at": "f:1"}, ours.apply_chat_template(messages, add_generation_prompt=True)["input_ids"], "What?")
+    question = Question({"messages": messages, "_at": "f:1"}, prompt_ids(ours, messages), "What?")
     sets = {"held_out": [question], "school": [question, question]}
     found = answer(config_of(temperature=1.0, diversity_prompts=1, diversity_samples=3), who, sets, ours)
     assert {key: {name: len(said) for name, said in of.items()} for key, of in found.of.items()} == {
         "held_out": {"sft": 1, "far": 1}, "school": {"sft": 2, "far": 2}}
     for name in ("sft", "far"):
         (sample,) = found.of["held_out"][name]
-        assert ours.decode(sample.response_ids, skip_special_tokens=True) == text and sample.ended and sample.response_ids[-1] == END
+        assert ours.decode(sample.response_ids, skip_special_tokens=True) == text
+        assert sample.ended and sample.response_ids[-1] == END
         assert [len(one) for one in found.several[name]] == [3]
     assert asked[0] == asked[3] == ["<|user|>What?<|assistant|>"] and found.for_kl == {}
-    with pytest.raises(DataError, match="f:1: the prompt has .* tokens in evaluation.models.far, more than data.max_prompt_tokens"):
+    with pytest.raises(DataError, match="f:1: the prompt has .* tokens in evaluation.models.far, more than data.max"):
         answer(RunConfig(data={"max_prompt_tokens": 3}), who, sets, ours)
     assert answer(config_of(temperature=0.0), who, sets, ours).several == {}  # greedy answers are all alike
 
@@ -289,17 +296,18 @@ def test_prompt_sets_are_read_beside_the_held_out_prompts(tmp_path):
 
 @pytest.mark.parametrize(("evaluation", "said"), [
     ({"judges": {"a": {}}}, "evaluation.judges.a: expected exactly one of model, function and url; found none of them"),
-    ({"judges": {"a": {"function": "json:loads", "url": "http://h/"}}}, "evaluation.judges.a: expected exactly one .* found function and url"),
+    ({"judges": {"a": {"function": "json:loads", "url": "http://h/"}}}, "evaluation.judges.a: .* found function and url"),
     ({"judges": {"a": {"url": "h/x"}}}, "evaluation.judges.a.url: expected an address"),
     ({"judges": {"a": {"model": "org/m", "pairwise": True}}}, "evaluation.judges.a.pairwise: a reward model scores one answer"),
     ({"judges": {"a": {"function": "no_such_module_at_all:f"}}}, "evaluation.judges.a.function: there is no Python module"),
-    ({"judges": {"a": {"function": "json:loads", "ensemble": ["x"]}}}, "evaluation.judges.a.ensemble: a evaluation.judges.a.function runs"),
-    ({"judges": {"a": {"function": "json:loads", "labels": {"x": "y"}}}}, "evaluation.judges.a.labels: judges are asked one after another"),
+    ({"judges": {"a": {"function": "json:loads", "ensemble": ["x"]}}}, "evaluation.judges.a.ensemble: a .* runs"),
+    ({"judges": {"a": {"function": "json:loads", "labels": {"x": "y"}}}}, "evaluation.judges.a.labels: judges are asked"),
     ({"models": {"sft": "org/m"}}, "evaluation.models.sft: so the run's own models are called"),
     ({"prompt_sets": {"held_out": "p.jsonl"}}, "evaluation.prompt_sets.held_out: so the held-out prompts of the run are called"),
     ({"prompt_sets": {"a": "nowhere.jsonl"}}, "evaluation.prompt_sets.a: file nowhere.jsonl does not exist"),
-    ({"prompt_sets": {"a": {"path": "x", "judges": ["larg"]}}, "judges": {"large": {"url": "http://h/"}}}, "found larg; did you mean large"),
-    ({"prompt_sets": {"a": {"path": "x", "verify": {"model": "org/m"}}}}, "evaluation.prompt_sets.a.verify.model: a model's score"),
+    ({"prompt_sets": {"a": {"path": "org/x", "judges": ["larg"]}}, "judges": {"large": {"url": "http://h/"}}},
+     "found larg; did you mean large"),
+    ({"prompt_sets": {"a": {"path": "org/x", "verify": {"model": "org/m"}}}}, "sets.a.verify.model: a model's score"),
     ({"diversity_prompts": 0, "diversity_samples": 9}, "evaluation.diversity_samples: with evaluation.diversity_prompts: 0"),
     ({"temperature": 0.0, "diversity_samples": 9}, "evaluation.diversity_samples: with evaluation.temperature: 0"),
 ])
@@ -312,5 +320,5 @@ def test_an_unknown_key_of_a_judge_has_its_nearest(tmp_path):
     from scale_rlhf.config.load import load_config
 
     (tmp_path / "c.yaml").write_text("evaluation:\n  judges:\n    other: {modle: x}\n")
-    with pytest.raises(ConfigError, match=r"c.yaml:3: evaluation.judges.other.modle: unknown key; did you mean `evaluation.judges.other.model`"):
+    with pytest.raises(ConfigError, match=r"c.yaml:3: .*: unknown key; did you mean `evaluation.judges.other.model`"):
         load_config(tmp_path / "c.yaml")
