@@ -115,7 +115,8 @@ def _evaluate(
 
 def _verdicts(judge: Judge, asked: list[Question], texts: dict[str, list[str]]) -> dict[str, list[Verdict]]:
     """By model, of each of its answers."""
-    return {name: [judge(question.text, text) for question, text in zip(asked, said, strict=True)] for name, said in texts.items()}
+    return {name: [judge(question.text, text) for question, text in zip(asked, said, strict=True)]
+            for name, said in texts.items()}
 
 
 def _add(table: dict, who: Contestants, sets: dict[str, list[Question]], texts: dict, detect: Detectors, judged: Found) -> None:

@@ -112,10 +112,10 @@ def print_table(table: dict, console: Console) -> None:
     grid.add_column("")
     for name in table["models"]:
         grid.add_column(model_name(name), justify="right")
-    for _, label, numbers in measured(table):
+    for _, label, numbers in measured(table, brief=True):
         grid.add_row(label, *numbers.values())
     console.print(grid)
-    if rows := further(table):
+    if rows := further(table, brief=True):
         grid = Table(title="Judges and prompt sets", title_justify="left", header_style="bold")
         grid.add_column("prompts")
         grid.add_column("")

@@ -14,12 +14,19 @@ class Measure:
     format: str
     better: str = ""
 
-    def shown(self, value: float | None, interval: Sequence[float] | None = None) -> str:
-        """The number as people read it, with its interval where there is one; a dash where it was not measured."""
+    def shown(self, value: float | None, interval: Sequence[float] | None = None, *, brief: bool = False) -> str:
+        """The number as people read it, with its interval where there is one; a dash where it was not measured.
+
+        brief: of the interval half its width alone, which is what a terminal has room for.
+        """
         if value is None:
             return "–"
-        low_and_high = ", ".join(self.format.format(end).rstrip("%") for end in interval or ())
-        return self.format.format(value) + (f" [{low_and_high}]" if interval else "")
+        if not interval:
+            return self.format.format(value)
+        if brief:
+            return f"{self.format.format(value)} ±{self.format.format((interval[1] - interval[0]) / 2).rstrip('%')}"
+        low_and_high = ", ".join(self.format.format(end).rstrip("%") for end in interval)
+        return f"{self.format.format(value)} [{low_and_high}]"
 
 
 MEASURES = (
@@ -30,32 +37,33 @@ MEASURES = (
     Measure("right_form", "answers in the right form", "{:.0%}", "higher"),
     Measure("win_rate", "win rate against {anchor}", "{:.0%}", "higher"),
     Measure("reward", "reward-model score", "{:.2f}", "higher"),
-    Measure("refusals_right", "refused, of what is to be", "{:.0%}", "higher"),
-    Measure("refusals_wrong", "refused, of what is not to be", "{:.0%}", "lower"),
-    Measure("unknown_right", "admits it where nobody knows", "{:.0%}", "higher"),
-    Measure("unknown_wrong", "says so of what can be known", "{:.0%}", "lower"),
+    Measure("refusals_right", "rightly refused", "{:.0%}", "higher"),
+    Measure("refusals_wrong", "wrongly refused", "{:.0%}", "lower"),
+    Measure("unknown_right", "admits what nobody knows", "{:.0%}", "higher"),
+    Measure("unknown_wrong", "claims not to know", "{:.0%}", "lower"),
     Measure("kl", "KL to {anchor}, nats a response", "{:.2f}"),
     Measure("perplexity", "perplexity on base text", "{:.2f}", "lower"),
     Measure("tokens", "response length, tokens", "{:.1f}"),
     Measure("ended", "responses that end", "{:.0%}", "higher"),
-    Measure("distinct_1", "different words, of several answers", "{:.2f}"),
-    Measure("distinct_2", "different pairs of words", "{:.2f}"),
-    Measure("self_bleu", "self-BLEU of several answers", "{:.2f}"),
+    Measure("distinct_1", "distinct words in answers", "{:.2f}"),
+    Measure("distinct_2", "distinct pairs of words", "{:.2f}"),
+    Measure("self_bleu", "self-BLEU", "{:.2f}"),
 )
 MODEL_NAMES = {"base": "base", "sft": "SFT", "best_of_n": "best of n", "dpo": "DPO", "ppo": "PPO"}
 
 
-def measured(table: Mapping[str, Any]) -> list[tuple[Measure, str, dict[str, str]]]:
+def measured(table: Mapping[str, Any], *, brief: bool = False) -> list[tuple[Measure, str, dict[str, str]]]:
     """Rows of the table: a measure, its label, and the number of each model as text. Measures that no model has are left out.
 
-    table: what evaluation/table.json holds.
+    table: what evaluation/table.json holds. brief: as Measure.shown.
     """
     anchor = model_name(table.get("anchor") or "sft")
     rows = []
     for measure in MEASURES:
         numbers = {name: values.get(measure.key) for name, values in table["models"].items()}
         if any(number is not None for number in numbers.values()):
-            shown = {name: measure.shown(n, interval_of(table["models"][name], measure.key)) for name, n in numbers.items()}
+            intervals = {name: interval_of(values, measure.key) for name, values in table["models"].items()}
+            shown = {name: measure.shown(number, intervals[name], brief=brief) for name, number in numbers.items()}
             rows.append((measure, measure.label.format(anchor=anchor), shown))
     return rows
 
@@ -77,7 +85,7 @@ def conclusions(table: Mapping[str, Any]) -> list[str]:
         f"wins are by {table['win_by']}, ties count half."
     ]
     if table.get("confidence"):
-        lines.append(f"In brackets: {table['confidence']:.0%} intervals over the prompts.")
+        lines.append(f"In brackets, or half as ±: {table['confidence']:.0%} intervals over the prompts.")
     if table.get("best_attainable") is not None:
         lines.append(f"Best attainable true score: {table['best_attainable']:.2f}.")
     if table.get("gap_closed") is not None:
