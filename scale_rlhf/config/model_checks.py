@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scale_rlhf.config.model_files import HubUnreachable, ModelFiles, model_files, pickled_weights
-from scale_rlhf.config.reward_sources import reward_sources
+from scale_rlhf.config.reward_sources import judge_sources, reward_sources
 from scale_rlhf.config.schema import SUPERVISED, RunConfig, ScratchSection
 from scale_rlhf.config.sizing.engine import Cut, tensor_parallel_problem
 from scale_rlhf.config.sizing.shapes import shipped
@@ -35,10 +35,11 @@ def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> 
         if model.local and (problem := pickled_weights(model.path)):
             yield f"{key}: {problem}"
         yield from _kind(config, stages, key, model)
-        if not key.startswith("reward."):
+        if not key.startswith(("reward.", "evaluation.judges.")):
             yield from _tokenizer(config, key, model)
     if {"best_of_n", "ppo", "evaluate"} & set(stages):
         yield from _engine(config, files | sizes)
+        yield from _further(config, files | sizes)
         yield from _vocabularies(files, _value_reads(config, stages))
     yield from _lengths(config, stages, files | sizes)
 
@@ -73,6 +74,11 @@ def _given(config: RunConfig, stages: Sequence[str]) -> Iterator[tuple[str, str]
         path = section.path if key == "model" else section.model
         if path:
             yield f"{key}.path" if key == "model" else f"{key}.model", path
+    if "evaluate" in stages:
+        yield from ((f"evaluation.models.{name}", path) for name, path in config.evaluation.models.items())
+        judges = {key: source for key, source in judge_sources(config).items() if source.model}
+        yield from ((f"{key}.model", source.model) for key, source in judges.items())
+        scored |= judges
     for key, source in scored.items():
         yield from ((f"{key}.ensemble.{place}", path) for place, path in enumerate(source.ensemble))
 
@@ -130,6 +136,20 @@ def _engine(config: RunConfig, files: dict[str, ModelFiles]) -> Iterator[str]:
         if need > config.rollout.kv_cache_gb:
             yield ("rollout.kv_cache_gb: one sequence of data.max_prompt_tokens + rollout.max_response_tokens = "
                    f"{tokens} tokens takes {need:.2g} GB; found {config.rollout.kv_cache_gb:g}")
+
+
+def _further(config: RunConfig, files: dict[str, ModelFiles]) -> Iterator[str]:
+    """The same of the further models that the evaluation loads into an engine."""
+    tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    for key, model in files.items():
+        if not key.startswith("evaluation.models."):
+            continue
+        if not config.rollout.gpus and model.head_size and model.head_size not in CPU_HEAD_SIZES:
+            yield (f"{key}: {model.path}: head size {model.head_size}, and vLLM's CPU backend has "
+                   f"{', '.join(map(str, CPU_HEAD_SIZES))} only; take another model, or give rollout.gpus")
+        if model.context and tokens > model.context:
+            yield (f"{key}: {model.path} has a context of {model.context} tokens, fewer than data.max_prompt_tokens + "
+                   f"rollout.max_response_tokens ({tokens}); lower one of them, or take another model")
 
 
 def _generator(files: dict[str, ModelFiles]) -> tuple[str | None, ModelFiles | None]:

@@ -26,7 +26,7 @@ from scale_rlhf.cluster.signals import interruptible, uninterrupted
 from scale_rlhf.config.changes import changes
 from scale_rlhf.config.checks import check, stages_of
 from scale_rlhf.config.load import load_config
-from scale_rlhf.config.reward_sources import reward_functions
+from scale_rlhf.config.reward_sources import judge_functions, reward_functions
 from scale_rlhf.config.schema import STAGES, RunConfig
 from scale_rlhf.data.checks import check_data
 from scale_rlhf.data.sources import sources
@@ -225,7 +225,7 @@ def _prepare_process(config: RunConfig) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     check_installation()
-    if not (reward_functions(config) or config.evaluation.judge):
+    if not (reward_functions(config) or judge_functions(config)):
         return
     here = os.getcwd()
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
