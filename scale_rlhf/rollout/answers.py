@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scale_rlhf.cluster.device import environment
-from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.schema import RolloutSection, RunConfig
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.rollout.fleet import RolloutFleet
 from scale_rlhf.weights.files import shapes, tensors
@@ -67,17 +67,20 @@ class Answerer:
 
         from scale_rlhf.data.chat import load_tokenizer
 
-        rollout = self.config.rollout
         ends = [load_tokenizer(model, self.config.model).eos_token_id]
         self.fleet = RolloutFleet(self.config, model, ends)
-        ranks = rollout.tensor_parallel
-        options = {"num_cpus": rollout.cpus * ranks, "num_gpus": rollout.gpus * ranks, "label_selector": rollout.labels,
-                   "resources": {name: amount * ranks for name, amount in rollout.resources.items()},
-                   "runtime_env": {"env_vars": environment(rollout.threads, rollout.gpus)}}
-        self.runner.run(self.fleet.start([options]))
+        self.runner.run(self.fleet.start([engine_options(self.config.rollout)]))
         self.beside = self.runner.run(self.fleet.places()) == [ray.get_runtime_context().get_node_id()]
 
     def _stop(self) -> None:
         if self.fleet is not None:
             self.runner.run(self.fleet.close())
             self.fleet = None
+
+
+def engine_options(rollout: RolloutSection) -> dict:
+    """Ray options of one engine that nobody has placed: one process that owns its ranks' share of a node."""
+    ranks = rollout.tensor_parallel
+    return {"num_cpus": rollout.cpus * ranks, "num_gpus": rollout.gpus * ranks, "label_selector": rollout.labels,
+            "resources": {name: amount * ranks for name, amount in rollout.resources.items()},
+            "runtime_env": {"env_vars": environment(rollout.threads, rollout.gpus)}}

@@ -94,6 +94,7 @@ def answer(
     Answers are at evaluation.temperature. The KL is of the policy that was trained, so its samples are at
     rollout.temperature: the same ones where the temperatures agree, else samples of their own.
     """
+    from scale_rlhf.data.chat import plain_ids
     from scale_rlhf.rollout.answers import Answerer
 
     drawn = config.rollout.temperature
@@ -114,7 +115,7 @@ def answer(
     with stage_progress("evaluate: answers", _calls(config, who, len(asked))) as progress, Answerer(config) as answerer:
         for name, path in who.paths.items():
             answerer.load(path)
-            prompts = [_plain(question, tokenizer) for question in asked] if name in who.plain else chat
+            prompts = [plain_ids(tokenizer, question.row["messages"]) for question in asked] if name in who.plain else chat
             answers[name] = ask(name, prompts, config.evaluation.temperature, config.run.seed)
             if name != who.anchor:
                 own = _kl_needs_its_own(config, who, name)
@@ -132,12 +133,6 @@ def _calls(config: RunConfig, who: Contestants, count: int) -> int:
     """Responses to generate in all."""
     extra = sum(name != who.anchor and _kl_needs_its_own(config, who, name) for name in who.paths)
     return len(who.paths) * count + extra * min(count, KL_PROMPTS)
-
-
-def _plain(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The prompt as a line of text, as base text has them."""
-    turns = "\n".join(turn["content"] for turn in question.row["messages"])
-    return tokenizer(turns + "\n", add_special_tokens=False)["input_ids"]
 
 
 def _sample(index: int, question: Question, reply, ends: set[int]) -> Sample:
