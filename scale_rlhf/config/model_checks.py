@@ -116,7 +116,7 @@ def _engine(config: RunConfig, files: dict[str, ModelFiles]) -> Iterator[str]:
     key, model = _generator(files)
     scratch, ranks = config.model.scratch, config.rollout.tensor_parallel
     size, heads = (model.head_size, model.heads) if model else (scratch.head_dim, scratch.heads)
-    layers, kv = (_layers(model), _kv_heads(model)) if model else (scratch.layers, scratch.key_value_heads)
+    layers, kv = (model.layers, model.key_value_heads) if model else (scratch.layers, scratch.key_value_heads)
     if key is None and config.model.path is not None:
         return  # not reached: a note says so
     if not config.rollout.gpus and size not in CPU_HEAD_SIZES:
@@ -162,14 +162,6 @@ def _wide(model: ModelFiles | None, scratch: ScratchSection) -> tuple[int | None
     if model is None:
         return scratch.intermediate_size, scratch.vocabulary
     return model.text_config.get("intermediate_size"), model.text_config.get("vocab_size")
-
-
-def _layers(model: ModelFiles) -> int | None:
-    return model.text_config.get("num_hidden_layers")
-
-
-def _kv_heads(model: ModelFiles) -> int | None:
-    return model.text_config.get("num_key_value_heads") or model.heads
 
 
 def _value_reads(config: RunConfig, stages: Sequence[str]) -> str:

@@ -59,6 +59,15 @@ class ModelFiles:
         return self.text_config.get("num_attention_heads")
 
     @property
+    def key_value_heads(self) -> int | None:
+        return self.text_config.get("num_key_value_heads") or self.heads
+
+    @property
+    def layers(self) -> int | None:
+        """Transformer blocks."""
+        return self.text_config.get("num_hidden_layers")
+
+    @property
     def context(self) -> int | None:
         """Longest sequence."""
         return self.text_config.get("max_position_embeddings")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scale_rlhf.cluster.device import environment
-from scale_rlhf.config.schema import ModelSection, RunConfig
+from scale_rlhf.config.schema import ModelSection, RolloutSection, RunConfig
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.rollout.fleet import RolloutFleet
 from scale_rlhf.weights.files import shapes, tensors
@@ -65,13 +65,8 @@ class Answerer:
         self._stop()
         import ray
 
-        rollout = self.config.rollout
         self.fleet = RolloutFleet(self.config, model, [end_token(model, self.config.model)])
-        ranks = rollout.tensor_parallel
-        options = {"num_cpus": rollout.cpus * ranks, "num_gpus": rollout.gpus * ranks, "label_selector": rollout.labels,
-                   "resources": {name: amount * ranks for name, amount in rollout.resources.items()},
-                   "runtime_env": {"env_vars": environment(rollout.threads, rollout.gpus)}}
-        self.runner.run(self.fleet.start([options]))
+        self.runner.run(self.fleet.start([engine_options(self.config.rollout)]))
         self.beside = self.runner.run(self.fleet.places()) == [ray.get_runtime_context().get_node_id()]
 
     def _stop(self) -> None:
@@ -85,3 +80,11 @@ def end_token(model: str, section: ModelSection) -> int:
     from scale_rlhf.data.chat import load_tokenizer
 
     return load_tokenizer(model, section).eos_token_id
+
+
+def engine_options(rollout: RolloutSection) -> dict:
+    """Ray options of one engine that nobody has placed: one process that owns its ranks' share of a node."""
+    ranks = rollout.tensor_parallel
+    return {"num_cpus": rollout.cpus * ranks, "num_gpus": rollout.gpus * ranks, "label_selector": rollout.labels,
+            "resources": {name: amount * ranks for name, amount in rollout.resources.items()},
+            "runtime_env": {"env_vars": environment(rollout.threads, rollout.gpus)}}

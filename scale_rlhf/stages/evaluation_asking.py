@@ -115,11 +115,12 @@ class _Asking:
         return found
 
     def _prompt(self, name: str, question: Question, chat: bool) -> list[int]:
+        from scale_rlhf.data.chat import plain_ids, prompt_ids
+
         if name in self.who.plain and not chat:
-            return _plain(question, self.tokenizer)
+            return plain_ids(self.tokenizer, question.row["messages"])
         if name not in self.who.tokenizers:
             return question.token_ids
-        from scale_rlhf.data.chat import prompt_ids
 
         ids, limit = prompt_ids(self.who.tokenizers[name], question.row["messages"]), self.config.data.max_prompt_tokens
         if len(ids) > limit:
@@ -141,9 +142,3 @@ class _Asking:
         empty = np.zeros(len(ids), np.float32)
         prompt = Prompt(index, index, np.asarray(question.token_ids, np.int32), row)
         return Sample(prompt, ids, empty, empty.astype(np.int32), ended)
-
-
-def _plain(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The prompt as a line of text, as base text has them."""
-    turns = "\n".join(turn["content"] for turn in question.row["messages"])
-    return tokenizer(turns + "\n", add_special_tokens=False)["input_ids"]
