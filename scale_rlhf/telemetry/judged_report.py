@@ -17,7 +17,7 @@ def judged_section(table: Mapping[str, Any]) -> str:
     """HTML of evaluation/table.json's judges and sets; "" of a table without them."""
     if "prompt_sets" not in table:
         return ""
-    drawn = "".join([*_wins(table), *_right(table), *_behaviour(table)])
+    drawn = "".join([*_wins(table), *_aspects(table), *_right(table), *_behaviour(table)])
     charts = f'<div class="charts">{drawn}</div>' if drawn else ""
     rows = further(table)
     if not (charts or rows):
@@ -43,6 +43,13 @@ def _wins(table: Mapping[str, Any]) -> list[str]:
     rows = [_interval(table, label, name, values, "win_rate") for label, name, values in known]
     title, note = f"Win rate against {model_name(table['anchor'])}", "By each judge; at the dashed line both are as good."
     return [_figure(title, rows, note, 0.5)] if rows else []
+
+
+def _aspects(table: Mapping[str, Any]) -> list[str]:
+    rows = [_interval(table, f"{model_name(name)}, {aspect}", name, values, aspect)
+            for aspect in ("helpful", "honest", "harmless") for name, values in table["models"].items()
+            if values.get(aspect) is not None]
+    return [_figure("By aspect, 0 to 1", rows, "As the judge of true quality sees the answers.")] if rows else []
 
 
 def _right(table: Mapping[str, Any]) -> list[str]:

@@ -170,7 +170,8 @@ def a_table() -> dict:
     detect = detectors(RunConfig().evaluation)
     held_out = prompt_set(detect, [None] * 2, texts, {"scores": scored, "<b>": compares}, None, "sft")
     school = prompt_set(detect, ["refuse", "answer"], texts, {}, right, "sft")
-    models = {name: joined({"path": "x", "win_rate": None}, recorded({"reward": mean([1.0, 2.0])})) for name in texts}
+    measured = recorded({"reward": mean([1.0, 2.0]), "honest": mean([0.5, 1.0])})
+    models = {name: joined({"path": "x", "win_rate": None}, measured) for name in texts}
     models["ppo"] = joined(models["ppo"], recorded({"win_rate": share([1.0, 0.5])}))
     table = {"models": models, "anchor": "sft", "prompts": 2, "temperature": 0.7, "win_by": "true score", "confidence": 0.95,
              "prompt_sets": {"held_out": held_out, "school": school}, "warnings": ["be careful"]}
@@ -206,7 +207,7 @@ def test_the_table_and_the_report_show_all_of_it():
     page = judged_section(table)
     assert "100% [34, 100]" in page
     assert "<b>" not in page.replace("&lt;b&gt;", "") and "&lt;b&gt;" in page
-    for title in ("Win rate against SFT", "Right answers: school", "Rightly refused"):
+    for title in ("Win rate against SFT", "By aspect, 0 to 1", "Right answers: school", "Rightly refused"):
         assert f"<figcaption>{title}</figcaption>" in page
     assert "nan" not in page and page.count("<circle") >= 6
     assert judged_section({"models": {}}) == ""
