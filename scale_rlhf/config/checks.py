@@ -11,11 +11,13 @@ from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 
+from scale_rlhf.config.judge_checks import check_judges
 from scale_rlhf.config.methods import ADVANTAGES
 from scale_rlhf.config.model_checks import check_models
+from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
-from scale_rlhf.config.reward_sources import outside, reward_functions, reward_sources
+from scale_rlhf.config.reward_sources import judge_functions, outside, reward_functions, reward_sources
 from scale_rlhf.config.schema import STAGES, SUPERVISED, DataSource, PPOSection, RunConfig
 from scale_rlhf.config.sizing.plan import plan
 from scale_rlhf.config.sizing.table import mistakes
@@ -48,7 +50,8 @@ def check(
         *_stages(config, stages, earlier), *_training(config), *_feedback(config), *_reward(config, stages, earlier),
         *_reinforcement(config, stages), *_preferences(config, stages), *_overlap(config),
         *_scratch(config), *_data(config, stages), *_import_paths(config), *_attention(config, stages), *_cluster(config, starts),
-        *_telemetry(config, starts), *refused(config), *check_models(config, stages, notes), *_sizes(config, stages, notes),
+        *_telemetry(config, starts), *check_judges(config), *refused(config), *check_models(config, stages, notes),
+        *_sizes(config, stages, notes),
     ]
     small = list(_resources(config, stages))
     if starts:
@@ -148,6 +151,12 @@ def _reinforcement(config: RunConfig, stages: list[str]) -> Iterator[str]:
     yield from _method(ppo)
     if "ppo" not in stages:
         return
+    if config.policy.lora and rollout.weight_transfer in ("nccl", "ipc"):
+        yield (f"rollout.weight_transfer: with policy.lora the adapter alone travels, and {rollout.weight_transfer} takes whole "
+               "weights; set auto, shared_memory or network")
+    if config.policy.lora and rollout.verify_weights:
+        yield ("rollout.verify_weights: it compares whole weights, and with policy.lora the adapter alone travels; leave it out. "
+               "Checksums and the probe (limits.probe_every) are there without it")
     why = "samples would come from another distribution than the one whose log-probabilities the learner computes"
     if ADVANTAGES[ppo.advantages].greedy and ppo.kl_coefficient and ppo.kl_in == "reward" and rollout.temperature != 1:
         yield (f"rollout.temperature: must be 1 with ppo.advantages: {ppo.advantages} and the KL penalty in the reward; found "
@@ -247,9 +256,7 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
 
 
 def _import_paths(config: RunConfig) -> Iterator[str]:
-    for key, value in {**reward_functions(config), "evaluation.judge": config.evaluation.judge}.items():
-        if value is None:
-            continue
+    for key, value in (reward_functions(config) | judge_functions(config)).items():
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
             yield f"{key}: expected an import path package.module:name; found {value}"
         elif not _top_module(value.split(":")[0].split(".")[0]):
@@ -266,6 +273,8 @@ def _attention(config: RunConfig, stages: list[str]) -> Iterator[str]:
         return
     users = {stage: [section] for stage, section in SUPERVISED.items()} | {"ppo": ["policy", "value", "reference"]}
     for name in (name for stage in stages for name in users.get(stage, [])):
+        if name == "reference" and policy_serves_reference(config):
+            continue
         section = getattr(config, name)
         if not section.gpus:
             yield (f"model.attention: flash_attention_2 needs a GPU, and {name}.gpus is 0; set model.attention=sdpa, "

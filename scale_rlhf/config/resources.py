@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.reward_sources import processes, reward_sources
 from scale_rlhf.config.schema import SUPERVISED, Placed, RunConfig
 
@@ -49,7 +50,8 @@ def asks(config: RunConfig, stage: str) -> list[Ask]:
     ]
     return answering if stage == "best_of_n" else [
         *answering,
-        _ask("reference", config.reference, config.reference.replicas * config.reference.workers),
+        *([] if policy_serves_reference(config) else [
+            _ask("reference", config.reference, config.reference.replicas * config.reference.workers)]),
         _ask("policy", config.policy, config.policy.workers),
         *([_ask("value", config.value, config.value.workers)] if config.ppo.critic else []),
     ]

@@ -1,6 +1,6 @@
 """What roles have in common: optimisation, and processes with their share of the machines. Imports no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -33,6 +33,24 @@ class Optimisation(Section):
     offload_parameters: bool = Field(False, description="Keep parameters in CPU memory (ZeRO 3).")
 
 
+class LoraSection(Section):
+    """LoRA (Hu et al. 2022): the model stays as it is, and beside each matrix W of some layers the product of two small ones is
+    trained: W + alpha/rank · B·A.
+    """
+
+    rank: PositiveInt = Field(16, description="Rows of A and columns of B.")
+    alpha: PositiveFloat = Field(32.0, description="The product counts alpha/rank.")
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field("all-linear", description="Names of linear layers, such as [q_proj, v_proj], in every block. all-linear: all of them but the output head.")
+
+
+class SupervisedLora(LoraSection):
+    dropout: float = Field(0.0, ge=0, lt=1, description="While training, share of A's inputs that is left out.")
+
+
+class Adaptable(Section):
+    lora: SupervisedLora | None = Field(None, description="Train an adapter instead of the whole model; {} for its defaults. null: off.")
+
+
 class Placed(Section):
     """Processes of a role, and what each is given."""
 
@@ -47,6 +65,7 @@ class Placed(Section):
 class TrainedRole(Placed, Optimisation):
     workers: PositiveInt = Field(1, description="DeepSpeed ranks.")
     model: str | None = Field(None, description="Folder or hub name to start from. null: what the stage before made.")
+    lora: LoraSection | None = Field(None, description="Train an adapter instead of the whole model; {} for its defaults. null: off. Of the policy: the adapter alone travels to the engines, and where reference.model is null the policy without it is the reference.")
 
 
 class FrozenRole(Placed):

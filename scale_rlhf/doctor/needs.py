@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from scale_rlhf.config.model_files import HubUnreachable, model_files
+from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.resources import Ask, asks
 from scale_rlhf.config.reward_sources import outside, processes, reward_sources
 from scale_rlhf.config.schema import SUPERVISED, FrozenRole, Placed, RunConfig, ScratchSection
@@ -42,9 +43,10 @@ def _memory(config: RunConfig, stage: str, parameters: int) -> float:
     if stage != "ppo":
         return 3 * PROCESS  # evaluation: one engine
     rollout = config.rollout
-    frozen = _rewards(config, parameters) + _scorers(config.reference, parameters)
+    reference = 0 if policy_serves_reference(config) else _scorers(config.reference, parameters)
+    frozen = _rewards(config, parameters) + reference
     trained = [config.policy, *([config.value] if config.ppo.critic else [])]
-    published = 0 if rollout.gpus else 2 * parameters * _BYTES[rollout.dtype]
+    published = 0 if rollout.gpus or config.policy.lora else 2 * parameters * _BYTES[rollout.dtype]
     return (PROCESS + _engines(config, parameters) + frozen + published
             + sum(_trained(section, section.workers, parameters) for section in trained))
 
@@ -56,12 +58,17 @@ def _engines(config: RunConfig, parameters: int) -> float:
 
 
 def _trained(section: Placed, workers: int, parameters: int) -> float:
-    """Weights, gradients and optimizer: 16 bytes a parameter over all, ZeRO deciding what each worker has of them."""
+    """Weights, gradients and optimizer: 16 bytes a parameter over all, ZeRO deciding what each worker has of them. With LoRA
+    weights alone: what is trained beside them is little.
+    """
     weights, gradients, optimizer = (4, 4, 8) if section.dtype == "float32" else (2, 2, 12)
+    if getattr(section, "lora", None):
+        gradients = optimizer = 0
     of_one = (weights / (workers if section.zero_stage == 3 else 1) + gradients / (workers if section.zero_stage >= 2 else 1)
               + optimizer / (workers if section.zero_stage >= 1 else 1))
     if section.gpus:
-        of_one = 12 / workers * section.offload_optimizer + weights / workers * section.offload_parameters
+        states = 0 if getattr(section, "lora", None) else 12
+        of_one = states / workers * section.offload_optimizer + weights / workers * section.offload_parameters
     return workers * (PROCESS + of_one * parameters)
 
 
@@ -86,7 +93,7 @@ def _disk(config: RunConfig, stages: list[str], parameters: int) -> float:
     models = 4 * parameters * (len(stages) + 1)
     if "ppo" not in stages or config.checkpoint.save_every is None:
         return models
-    roles = 2 if config.ppo.critic else 1
+    roles = sum(section.lora is None for section in (config.policy, *([config.value] if config.ppo.critic else [])))
     kept = config.checkpoint.keep_last + config.checkpoint.keep_best + 1
     exports = config.ppo.steps // config.ppo.export_every if config.ppo.export_every else 0
     return models + kept * roles * _CHECKPOINT * parameters + exports * 4 * parameters

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scale_rlhf.cluster.placement import Placement, reserve, wait
+from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration.deadlines import first_failure
 from scale_rlhf.orchestration.health import Budget
+from scale_rlhf.reference.one_base import PolicyWithoutAdapter
 from scale_rlhf.reference.server import ReferenceFleet
 from scale_rlhf.reward.interface import RewardFleet
 from scale_rlhf.reward.make import make_reward
@@ -59,12 +61,13 @@ class Roles:
         self.rollout = RolloutFleet(config, models.policy, self.end_token_ids, self.budget, self.tag)
         self.reward: RewardFleet = make_reward(
             config, model=models.reward, policy=models.policy, budget=self.budget, namespace=self.tag)
-        self.reference = ReferenceFleet(config, models.reference, self.budget, self.tag)
         self.policy = PolicyGroup(config, models.policy, self._each("policy", config.policy.workers), self.tag)
+        server = None if policy_serves_reference(config) else ReferenceFleet(config, models.reference, self.budget, self.tag)
+        self.reference = server or PolicyWithoutAdapter(self.policy)
         self.value = None
         if models.value is not None:
             self.value = ValueGroup(config, models.value, self._each("value", config.value.workers), self.tag)
-        self._started = [role for role in (self.rollout, self.reward, self.reference, self.policy, self.value) if role]
+        self._started = [role for role in (self.rollout, self.reward, server, self.policy, self.value) if role]
         engines = [placed.options("rollout", config.rollout, place, config.rollout.tensor_parallel)
                    for place in range(config.rollout.most)]
         granted = (lambda place: placed.granted("rollout", place)) if config.rollout.elastic else None
@@ -72,8 +75,9 @@ class Roles:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.rollout.start(engines, granted))
                 tasks.create_task(self.reward.start(placed_reward(placed, config), probe))
-                tasks.create_task(self.reference.start(
-                    placed.replicas("reference", config.reference, config.reference.replicas, config.reference.workers)))
+                if server is not None:
+                    tasks.create_task(server.start(
+                        placed.replicas("reference", config.reference, config.reference.replicas, config.reference.workers)))
                 tasks.create_task(self.policy.start())
                 if self.value is not None:
                     tasks.create_task(self.value.start())

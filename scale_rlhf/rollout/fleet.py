@@ -7,7 +7,7 @@ Engines that may come and go (rollout.engines: {min, max}) are started when the 
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,11 +107,27 @@ class RolloutFleet:
                 self.balance.done(place)
             place = another
 
+    async def stream(self, prompt: Prompt, **sampling: Any) -> AsyncIterator[Sample]:
+        """One response while it grows, for someone who watches: see `RolloutEngine.stream`. It is not issued again where its
+        engine fails. Close it early (`aclose`), and the engine stops there.
+        """
+        import ray
+
+        place = await self._free()
+        seconds, growing = self.config.limits.generate_seconds, self.engines[place].stream.remote(prompt, **sampling)
+        try:
+            while (grown := await within(anext(growing, None), seconds, self._name(place), f"sample {prompt.index}")) is not None:
+                yield await within(grown, seconds, self._name(place), f"sample {prompt.index}")
+        finally:
+            ray.cancel(growing)  # nothing, where it has ended
+            self.balance.done(place)
+
     async def load(self, version: int, update_info: dict[str, Any]) -> dict[str, float]:
         """Every engine takes a published version: all stage it at once, `overlap.update_wave` at a time go over to it.
 
         Returns stage_seconds and stopped_seconds (the longest of any engine: decoding stopped for the second alone),
-        and load_seconds, the whole. An engine that fails meanwhile takes the version when it is back.
+        load_seconds, the whole, and published_bytes, which each engine took. An engine that fails meanwhile takes the version
+        when it is back.
         """
         import ray
 
@@ -125,7 +141,8 @@ class RolloutFleet:
             taken = await self._all(lambda place: self._take(place, version, turns))
         return {"stage_seconds": max((one for one in staged if one is not None), default=0.0),
                 "stopped_seconds": max((one["stopped_seconds"] for one in taken if one), default=0.0),
-                "load_seconds": time.monotonic() - started}
+                "load_seconds": time.monotonic() - started,
+                "published_bytes": float(sum(place["size"] for place in update_info.get("tensors", ())))}
 
     async def sleep(self) -> None:
         """Every engine gives up its GPU's memory, until it takes the next version."""

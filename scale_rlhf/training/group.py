@@ -36,6 +36,7 @@ class TrainingGroup:
         self.section = getattr(config, self.role)
         self.workers: list = []
         self.processes: list[Process] = []
+        self.turn = asyncio.Lock()
         # A group lives and dies as one: whoever fails first, all start again.
         self.health = Health([names.rank(self.role, rank) for rank in range(self.section.workers)], time.monotonic, stale=False)
 
@@ -49,7 +50,14 @@ class TrainingGroup:
         return numbers[0]
 
     async def call(self, method: str, *arguments: Any, seconds: float, what: str) -> list:
-        """The method on every rank at once, with the same arguments (large ones are put into the object store once)."""
+        """The method on every rank at once, with the same arguments (large ones are put into the object store once).
+
+        One call after another, so that all ranks make their collectives in one order; `seconds` count from its turn.
+        """
+        async with self.turn:
+            return await self._call(method, *arguments, seconds=seconds, what=what)
+
+    async def _call(self, method: str, *arguments: Any, seconds: float, what: str) -> list:
         references = [getattr(worker, method).remote(*arguments) for worker in self.workers]
         try:
             return await all_within(references, seconds, self.role, what)
@@ -94,7 +102,7 @@ class TrainingGroup:
     async def close(self) -> None:
         """Leave the process group and end the actors, whatever state they are in."""
         try:
-            await self.call("close", seconds=10.0, what="closing")
+            await self._call("close", seconds=10.0, what="closing")  # now: what is under way may be stuck
         except Exception:  # noqa: BLE001 - a rank that is dead or stuck is ended all the same
             pass
         end(self.workers, self.processes)
@@ -127,6 +135,12 @@ class PolicyGroup(TrainingGroup):
         """The trainer's log-probabilities of the responses, float32 [response tokens] for each sample."""
         seconds = self.config.limits.score_seconds
         return (await self.call("logprobs", list(samples), temperature, seconds=seconds, what="log-probabilities"))[0]
+
+    async def reference_logprobs(self, samples: Sequence[Sample]) -> tuple[list[np.ndarray], float]:
+        """The same without the adapter, at the rollout's temperature, and the seconds that rank 0 worked at it."""
+        seconds = self.config.limits.score_seconds
+        what = f"the reference's log-probabilities of {len(samples)} samples"
+        return (await self.call("reference_logprobs", list(samples), seconds=seconds, what=what))[0]
 
     async def places(self) -> list[str]:
         """Ray's id of every rank's node."""

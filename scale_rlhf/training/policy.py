@@ -1,5 +1,6 @@
 """The policy: a causal language model, moved by the loss that `ppo.loss` names."""
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from scale_rlhf.algorithms.losses import kl_loss, ppo_metrics
 from scale_rlhf.algorithms.masking import visible
 from scale_rlhf.experience.packing import Pack
 from scale_rlhf.experience.sample import Sample
-from scale_rlhf.models import loading
+from scale_rlhf.models import loading, lora
 from scale_rlhf.models.forward import response_logprobs, response_logprobs_alone
 from scale_rlhf.telemetry.spans import recorded
 from scale_rlhf.training.batch import Minibatch, TrainingBatch, flat, in_rows, padded, ragged
@@ -56,6 +57,14 @@ class PolicyWorker(TrainingWorker):
         """
         heat = self.config.rollout.temperature if temperature is None else temperature
         return self.per_token(samples, lambda pack: response_logprobs_alone(self.engine, pack, heat))
+
+    @recorded("reference")
+    def reference_logprobs(self, samples: Sequence[Sample]) -> tuple[list[np.ndarray], float]:
+        """`logprobs` of the policy without its adapter, and the seconds that they took."""
+        began, heat = time.monotonic(), self.config.rollout.temperature
+        with lora.without_adapter(self.engine.module):
+            found = self.per_token(samples, lambda pack: response_logprobs_alone(self.engine, pack, heat))
+        return found, time.monotonic() - began
 
     @recorded("update")
     def update(self, batch: TrainingBatch, advantages: list[np.ndarray], version: int) -> Numbers:
@@ -129,7 +138,8 @@ class PolicyWorker(TrainingWorker):
 
         if self.publisher is not None:
             self.publisher.close()
-        weights = WholeWeights(self.transformer(self.engine.module), self.named_weights)
+        model = self.transformer(self.engine.module)
+        weights = WholeWeights(model, self.named_weights, lora.adapter(model) if self.section.lora else None)
         verify = self.config.rollout.dtype if self.config.rollout.verify_weights else None
         opening = Opening(self.rank, self.world, tag, engines, address, here or ray.util.get_node_ip_address(),
                           self.config.limits.publish_seconds, verify)

@@ -19,9 +19,10 @@ def dpo_arguments(section: DpoSection, common: dict[str, Any]) -> DPOConfig:
         "cdpo": {"loss_type": ["sigmoid", "robust"], "loss_weights": [2 * (1 - epsilon), -(1 - 2 * epsilon)],
                  "label_smoothing": epsilon},
     }
-    return DPOConfig(**common, beta=section.beta, **losses[section.loss])
+    return DPOConfig(**common, disable_dropout=False, beta=section.beta, **losses[section.loss])
 
 
 def kto_arguments(section: DpoSection, common: dict[str, Any]) -> KTOConfig:
     """TRL's arguments for kto. common: those of every stage."""
-    return KTOConfig(**common, beta=section.beta, desirable_weight=section.good_weight, undesirable_weight=section.bad_weight)
+    return KTOConfig(**common, disable_dropout=False, beta=section.beta, desirable_weight=section.good_weight,
+                     undesirable_weight=section.bad_weight)

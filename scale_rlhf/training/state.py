@@ -195,10 +195,12 @@ def _restore_weights(model: nn.Module, pieces: Pieces, rank: int) -> None:
     import deepspeed
 
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         size = math.prod(getattr(parameter, "ds_shape", parameter.shape))
         sharded = hasattr(parameter, "ds_id")
         with torch.no_grad(), deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=sharded):
-            if parameter.requires_grad and (rank == 0 or not sharded):
+            if rank == 0 or not sharded:
                 parameter.data.copy_(pieces.read(name, "weight", 0, size).view(parameter.shape))
 
 

@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from scale_rlhf.cluster import names
+from scale_rlhf.config.schema import SUPERVISED, SupervisedLora
 from scale_rlhf.telemetry import logs as marks
 from scale_rlhf.telemetry import process
 from scale_rlhf.training.layout import FILLER
@@ -91,6 +92,7 @@ def _filler(job: Job, rows: Dataset, end: int) -> dict[str, list]:
 
 
 def _trainer(job: Job, tokenizer, rows: Dataset):
+    from scale_rlhf.models import lora
     from scale_rlhf.training.judged_trainer import JudgedStageTrainer
     from scale_rlhf.training.preference_trainers import PairStageTrainer, UnpairedStageTrainer
     from scale_rlhf.training.trl_trainers import Checkpoints, RewardStageTrainer, SupervisedStageTrainer, arguments
@@ -99,7 +101,10 @@ def _trainer(job: Job, tokenizer, rows: Dataset):
     kind = {"language": SupervisedStageTrainer, "reward": RewardStageTrainer, "judged": JudgedStageTrainer,
             "dpo": PairStageTrainer, "kto": UnpairedStageTrainer}[job.kind]
     reference = {"ref_model": _model(job, tokenizer)} if job.kind in ("dpo", "kto") else {}
-    return kind(job, model=_model(job, tokenizer), args=trainer_args, train_dataset=rows, processing_class=tokenizer,
+    model = _model(job, tokenizer)
+    if settings := _lora(job):
+        lora.adapt(model, settings, f"{SUPERVISED[job.work.name]}.lora", job.seed)
+    return kind(job, model=model, args=trainer_args, train_dataset=rows, processing_class=tokenizer,
                 callbacks=[Checkpoints(job)], **reference)
 
 
@@ -119,10 +124,22 @@ def _model(job: Job, tokenizer):
     return load_causal(job.start, **options)
 
 
+def _lora(job: Job) -> SupervisedLora | None:
+    return getattr(job.section, "lora", None)  # a model from nothing has no base to keep
+
+
 def _save(trainer, job: Job, tokenizer) -> None:
     """Rank 0 writes the Hugging Face folder. Not by Trainer.save_model: it copies weights, so tied ones are written twice."""
+    from scale_rlhf.models import lora
     from scale_rlhf.models.loading import save
 
+    if _lora(job):
+        exported = lora.export(trainer.model, job.start, keep=trainer.is_world_process_zero())
+        if trainer.is_world_process_zero():
+            save(trainer.model, job.out, state=exported.weights)
+            lora.write(exported, job.out / lora.FOLDER)
+            tokenizer.save_pretrained(job.out)
+        return
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if job.section.zero_stage == 3 else None  # all ranks gather
     if trainer.is_world_process_zero():
         save(trainer.model, job.out, state=state)

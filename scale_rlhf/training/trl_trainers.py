@@ -35,7 +35,7 @@ def arguments(job: Job) -> TrainingArguments:
         return TrainingArguments(**common, remove_unused_columns=False)
     common["max_length"] = None
     if job.kind == "reward":
-        return RewardConfig(**common)
+        return RewardConfig(**common, disable_dropout=False)  # a model is loaded without any; what there is, is LoRA's own
     if job.kind in ("dpo", "kto"):
         return (dpo_arguments if job.kind == "dpo" else kto_arguments)(section, common)
     return SFTConfig(**common, packing=job.packed, dataset_kwargs={"skip_prepare_dataset": True},

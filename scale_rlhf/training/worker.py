@@ -16,7 +16,7 @@ from scale_rlhf.cluster.device import device
 from scale_rlhf.config.schema import RunConfig, TrainedRole
 from scale_rlhf.experience.packing import Pack, in_rows
 from scale_rlhf.experience.sample import Sample
-from scale_rlhf.models import loading
+from scale_rlhf.models import loading, lora
 from scale_rlhf.models.forward import ScalarHead
 from scale_rlhf.orchestration.bad_numbers import BadNumbers
 from scale_rlhf.orchestration.checksums import Described
@@ -70,6 +70,8 @@ class TrainingWorker:
         settings = deepspeed_config.deepspeed_config(self.section, self._hidden_size())
         with loading.sharded(settings):
             model = self.load(deepspeed_config.weights_dtype(self.section))
+        if self.section.lora:
+            lora.adapt(self.transformer(model), self.section.lora, f"{self.role}.lora", self.config.run.seed)
         if self.rank == 0:  # now: at the end of a run the folder may be gone
             self.tokenizer = loading.tokenizer_of(self.path, self.config.model.trust_remote_code)
         if self.section.gradient_checkpointing:
@@ -114,16 +116,28 @@ class TrainingWorker:
 
     @recorded("save")
     def save(self, folder: str) -> None:
-        """Rank 0 writes a Hugging Face folder, with the tokenizer of the model that training started from."""
+        """Rank 0 writes a Hugging Face folder, with the tokenizer of the model that training started from; with LoRA the adapter
+        also by itself, in a folder inside.
+        """
         model = self.transformer(self.engine.module)
+        if self.section.lora:
+            self._save_adapted(model, folder)
+            return
         gathered = {} if self.section.zero_stage == 3 else None
         if gathered is not None:
             for name, tensor in self.named_weights():
                 if self.rank == 0:
                     gathered[name] = tensor.detach().to("cpu", copy=True)
-            gathered |= {name: buffer.cpu() for name, buffer in _saved_buffers(model)}
+            gathered |= {name: buffer.cpu() for name, buffer in loading.saved_buffers(model)}
         if self.rank == 0:
             loading.save_whole(model, folder, self.tokenizer, state=gathered)
+        self._barrier()
+
+    def _save_adapted(self, model: nn.Module, folder: str) -> None:
+        exported = lora.export(model, self.path, keep=self.rank == 0)
+        if self.rank == 0:
+            loading.save_whole(model, folder, self.tokenizer, state=exported.weights,
+                               beside=lambda place: lora.write(exported, place / lora.FOLDER))
         self._barrier()
 
     @recorded("checkpoint")
@@ -259,7 +273,7 @@ class TrainingWorker:
         return engine
 
     def _hidden_size(self) -> int:
-        return loading.model_config(self.path, self.config.model.trust_remote_code).hidden_size
+        return loading.model_config(self.path, self.config.model.trust_remote_code).get_text_config().hidden_size
 
     def _barrier(self) -> None:
         distributed.all_reduce(torch.zeros(1, device=device()))
@@ -276,8 +290,3 @@ def _buckets(model: nn.Module, size: int) -> Iterator[list[tuple[str, nn.Paramet
         filled += cost
     if bucket:
         yield bucket
-
-
-def _saved_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    return ((name, tensor) for name, tensor in model.state_dict().items() if name not in parameters)

@@ -18,6 +18,11 @@ def backend(config: RunConfig) -> str:
             raise ConfigError(f"rollout.weight_transfer: {asked} knows its engines from the start, and rollout.engines "
                               "{min, max} lets them come and go; set auto or network")
         return HOST
+    if config.policy.lora:  # vLLM's own know whole weights alone
+        if asked in GROUPS:
+            raise ConfigError(f"rollout.weight_transfer: with policy.lora the adapter alone travels, and {asked} takes whole "
+                              "weights; set auto, shared_memory or network")
+        return HOST
     if asked in GROUPS and not config.rollout.gpus:
         raise ConfigError(f"rollout.weight_transfer: {asked} needs GPUs; set rollout.gpus, or shared_memory")
     if asked == "auto":

@@ -1,10 +1,11 @@
 """What a published version is: which tensors, where their bytes lie, who wrote which piece, and a checksum of each piece."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from scale_rlhf.errors import RunError
+from scale_rlhf.weights.adapter import Adapter
 
 ALIGNMENT = 64  # bytes; every tensor starts on a cache line
 
@@ -40,7 +41,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A version, or what one rank wrote of it. Its bytes are in a file in shared memory (path), or fetched (sources)."""
+    """A version, or what one rank wrote of it. Its bytes are in a file in shared memory (path), or fetched (sources).
+
+    adapter: the tensors are LoRA's matrices, and engines have the weights that they are added to; None: whole weights.
+    """
 
     version: int
     path: str | None
@@ -49,6 +53,7 @@ class Manifest:
     fingerprints: dict[str, list[float]] = field(default_factory=dict)  # by tensor; see weights.verify
     sources: list[Source] = field(default_factory=list)
     seconds: float = 0.0  # deadline of fetching
+    adapter: Adapter | None = None
 
     def update_info(self) -> dict[str, Any]:
         """The form that travels to the engines' workers."""
@@ -91,7 +96,7 @@ def merge(parts: Sequence[Manifest]) -> Manifest:
         for name, numbers in part.fingerprints.items():
             fingerprints[name] = [a + b for a, b in zip(fingerprints.get(name, [0.0] * len(numbers)), numbers, strict=True)]
     sources = [source for part in parts for source in part.sources]
-    return Manifest(first.version, first.path, first.tensors, pieces, fingerprints, sources, first.seconds)
+    return replace(first, pieces=pieces, fingerprints=fingerprints, sources=sources)
 
 
 def shares(metadata: Metadata, ranks: int) -> list[int]:

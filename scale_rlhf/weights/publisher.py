@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from scale_rlhf.weights import copying
+from scale_rlhf.weights.adapter import Adapter
 from scale_rlhf.weights.manifest import Manifest, Metadata, Piece, TensorPlace, lay_out, shares
 from scale_rlhf.weights.network import Server
 from scale_rlhf.weights.shared_memory import SharedFiles
@@ -43,18 +44,24 @@ class Publisher(Protocol):
 
 
 class WholeWeights:
-    """The policy's weights in Hugging Face names: whole, or as this rank's share.
+    """What is published: the policy's weights in Hugging Face names, or of a policy with an adapter that alone. Each tensor
+    whole, or this rank's share of it.
 
     Iterating gathers ZeRO-3 shards: all ranks in step.
     """
 
-    def __init__(self, model: nn.Module, iterate: Callable[[], Iterator[tuple[str, torch.Tensor]]]):
-        self.model, self.iterate = model, iterate
+    def __init__(self, model: nn.Module, iterate: Callable[[], Iterator[tuple[str, torch.Tensor]]],
+                 adapter: Adapter | None = None):
+        self.model, self.iterate, self.adapter = model, iterate, adapter
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """(name, parameter), in order."""
+        return [(name, one) for name, one in self.model.named_parameters() if one.requires_grad or self.adapter is None]
 
     def metadata(self) -> Metadata:
         """Of each tensor, without gathering."""
         found = []
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.parameters():
             shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
             size = torch.Size(shape).numel() * parameter.element_size()
             found.append((name, str(parameter.dtype).removeprefix("torch."), shape, size))
@@ -66,7 +73,7 @@ class WholeWeights:
         Under ZeRO 3 its shards, as they lie; else whole tensors, shared out by size. Nothing is gathered or copied.
         """
         owners = shares(self.metadata(), ranks)
-        for place, parameter in enumerate(self.model.parameters()):
+        for place, (_, parameter) in enumerate(self.parameters()):
             if hasattr(parameter, "ds_tensor"):
                 start = rank * parameter.ds_tensor.numel()
                 count = min(parameter.ds_tensor.numel(), parameter.ds_numel - start)  # the last shard has filling at its end
@@ -90,7 +97,7 @@ class SharedMemory:
     def publish(self, version: int) -> Manifest:
         memory, path = self.files.next()
         return Manifest(version, path, self.places, write_share(self.weights, self.opening, memory, self.places),
-                        fingerprints(self.weights, self.opening))
+                        fingerprints(self.weights, self.opening), adapter=self.weights.adapter)
 
     def close(self) -> None:
         self.files.close()
@@ -111,7 +118,7 @@ class Network:
         pieces = write_share(self.weights, self.opening, self.memories[0], self.places)
         self.server.hold(version, self.memories[0], pieces)
         return Manifest(version, None, self.places, pieces, fingerprints(self.weights, self.opening),
-                        [self.server.source], self.opening.seconds)
+                        [self.server.source], self.opening.seconds, self.weights.adapter)
 
     def close(self) -> None:
         self.server.close()

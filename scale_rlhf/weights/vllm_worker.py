@@ -8,18 +8,21 @@ while decoding goes on (bytes arrive, checksums are verified), and the reload, f
 import os
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.platforms import current_platform
 
 from scale_rlhf.telemetry import logs
 from scale_rlhf.weights import copying
+from scale_rlhf.weights.adapter import Adapter, merged
 from scale_rlhf.weights.choice import HOST
 from scale_rlhf.weights.heap import keep_freed_memory
 from scale_rlhf.weights.manifest import Piece, Source, TensorPlace, version_size
@@ -71,7 +74,8 @@ class HostEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
                 sources = [Source(**source) for source in manifest["sources"]]
                 memory = self.fetcher.fetch(version, version_size(places), sources, manifest["seconds"])
             copying.verify(memory, pieces, places, path or "what came over the network")
-            self.staged = version, memory, places
+            adapter = manifest.get("adapter")
+            self.staged = version, memory, places, adapter and Adapter(**adapter)
             self.outcome = {"seconds": time.perf_counter() - started, "failure": None}
         except Exception as error:  # noqa: BLE001 - the engine actor asks for it, and raises
             self.outcome = {"seconds": time.perf_counter() - started, "failure": str(error)}
@@ -85,11 +89,19 @@ class HostEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        version, memory, places = self.staged
+        version, memory, places, adapter = self.staged
         if version != update_info.version:
             raise RuntimeError(f"weights: version {update_info.version} was asked for and version {version} was staged")
-        self.model.load_weights(copying.tensors(memory, places))
+        tensors = copying.tensors(memory, places)
+        self.model.load_weights(merged(self._base(), tensors, adapter, self.device) if adapter else tensors)
         logs.at_step(version + 1)
+
+    def _base(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What this engine started with, from its files: mapped, not read into memory of its own, and in the system's cache from
+        the second time on. The model in here is packed, and has long had something added.
+        """
+        loader = DefaultModelLoader(replace(self.vllm_config.load_config, use_tqdm_on_load=False))
+        return loader.get_all_weights(self.model_config, self.model)
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)

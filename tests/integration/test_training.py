@@ -61,6 +61,21 @@ class Bench(PolicyWorker):
             time.sleep(0.01)
         return self._weights(worker), metrics
 
+    def train_and_export(self, path, config, batch, advantages, folder):
+        worker = self._worker(PolicyWorker, path, config)
+        worker.update(batch, advantages, 0)
+        worker.save(folder)
+        return worker.logprobs(batch.samples)
+
+    def train_with_reference(self, path, config, batch, advantages):
+        """Two updates, with the reference asked before each."""
+        worker = self._worker(PolicyWorker, path, config)
+        references = []
+        for version in (0, 1):
+            references.append(worker.reference_logprobs(batch.samples)[0])
+            worker.update(batch, advantages, version)
+        return references, self._weights(worker)
+
     def save_and_train(self, path, config, batch, advantages, folder):
         """The state before the first update, written while it runs."""
         worker = self._worker(PolicyWorker, path, config)
@@ -97,6 +112,12 @@ class Ranks(TrainingGroup):
 
     def train_and_save(self, config, batch, advantages, folder):
         return self._run("train_and_save", self.path, config, batch, advantages, str(folder))
+
+    def train_and_export(self, config, batch, advantages, folder):
+        return self._run("train_and_export", self.path, config, batch, advantages, str(folder))
+
+    def train_with_reference(self, config, batch, advantages):
+        return self._run("train_with_reference", self.path, config, batch, advantages)
 
     def save_and_train(self, config, batch, advantages, folder):
         return self._run("save_and_train", self.path, config, batch, advantages, str(folder))
@@ -466,3 +487,82 @@ def test_nobody_waits_for_ever(groups):
     late = groups[2].call("hang", seconds=0.2, what="update of version 0")
     with pytest.raises(RunError, match=r"policy rank \d: update of version 0 did not end within 0.2 s"):
         asyncio.run(late)
+
+
+LORA = {"rank": 4, "alpha": 8.0}
+
+
+def long(*values):
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
+def adapter_of(weights: dict) -> dict:
+    return {name: tensor for name, tensor in weights.items() if ".lora_" in name}
+
+
+@pytest.mark.parametrize("ranks,section", [
+    long(1, {"zero_stage": 0}), (2, {"zero_stage": 2}), long(2, {"zero_stage": 3}),
+    long(2, {"zero_stage": 2, "dtype": "bfloat16"}),
+], ids=lambda value: str(value).strip("{}").replace("'", ""))
+def test_an_adapter_is_all_that_is_trained_and_saved(groups, batch, advantages, tmp_path, ranks, section):
+    config = configuration("policy", workers=ranks, lora=LORA, **SETTINGS | section)
+    expected, metrics = groups[ranks].train_and_save(config, batch, advantages, tmp_path)
+    held, again, found = groups[ranks].restore_and_train(config, batch, advantages, tmp_path)
+    assert timeless(again) == timeless(metrics) and all(torch.equal(found[name], expected[name]) for name in expected)
+    assert distance(adapter_of(held), adapter_of(expected)) > 1e-3
+    assert all(torch.equal(held[name], expected[name]) for name in expected.keys() - adapter_of(expected).keys())
+    size = sum(path.stat().st_size for path in tmp_path.glob("rank-*.safetensors"))
+    assert size < 13 * sum(tensor.numel() for tensor in adapter_of(expected).values()) + 30_000 * ranks
+
+
+@pytest.mark.parametrize("section", [
+    long({"zero_stage": 2}), long({"zero_stage": 3}), long({"zero_stage": 2, "gradient_checkpointing": True}),
+    {"zero_stage": 3, "gradient_checkpointing": True},
+], ids=lambda value: str(value).strip("{}").replace("'", ""))
+def test_an_adapters_update_does_not_depend_on_the_cut(groups, batch, advantages, section):
+    config = configuration("policy", {"tokens_per_microbatch": 100_000}, zero_stage=0, lora=LORA)
+    whole, _ = groups[1].policy(config, batch, advantages)
+    cut, _ = groups[2].policy(configuration("policy", workers=2, lora=LORA, **section), batch, advantages)
+    assert max(float(tensor.abs().max()) for name, tensor in whole.items() if "lora_B" in name) > 1e-3
+    same(cut, whole)
+
+
+@pytest.mark.parametrize("ranks,stage", [long(1, 0), (2, 3)])
+def test_an_adapted_policy_is_saved_whole_and_as_an_adapter(groups, policy_folder, batch, advantages, tmp_path, ranks, stage):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    config = configuration("policy", workers=ranks, zero_stage=stage, lora=LORA)
+    expected = groups[ranks].train_and_export(config, batch, advantages, tmp_path / "model")
+    base = AutoModelForCausalLM.from_pretrained(policy_folder)
+    with torch.no_grad():
+        untrained = [plain_logprobs(base, sample).numpy() for sample in batch.samples]
+        for model in (AutoModelForCausalLM.from_pretrained(tmp_path / "model"),
+                      PeftModel.from_pretrained(base, tmp_path / "model" / "adapter")):
+            found = [plain_logprobs(model, sample).numpy() for sample in batch.samples]
+            np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=1e-5)
+    assert np.abs(np.concatenate(untrained) - np.concatenate(expected)).max() > 1e-2
+
+
+@pytest.mark.parametrize("ranks,stage", [long(1, 0), long(2, 2), (2, 3)])
+def test_the_policy_without_its_adapter_stays_the_reference(groups, policy_folder, batch, advantages, ranks, stage):
+    from transformers import AutoModelForCausalLM
+
+    config = configuration("policy", workers=ranks, zero_stage=stage, lora=LORA)
+    undisturbed, _ = groups[ranks].policy(config, batch, advantages, (0, 1))
+    references, found = groups[ranks].train_with_reference(config, batch, advantages)
+    assert all(torch.equal(found[name], undisturbed[name]) for name in undisturbed)
+    base = AutoModelForCausalLM.from_pretrained(policy_folder)
+    with torch.no_grad():
+        expected = np.concatenate([plain_logprobs(base, sample).numpy() for sample in batch.samples])
+    for reference in references:
+        np.testing.assert_allclose(np.concatenate(reference), expected, atol=1e-5)
+
+
+def test_a_value_model_with_an_adapter_trains_its_head_too(groups, value_folder, batch):
+    config = configuration("value", zero_stage=2, learning_rate=0.05, lora=LORA)
+    *_, found = groups[1].value(value_folder, config, batch)
+    start = load_file(value_folder / "model.safetensors")
+    assert not torch.equal(found["score.weight"], start["score.weight"])
+    assert torch.equal(found["model.layers.0.mlp.up_proj.base_layer.weight"], start["model.layers.0.mlp.up_proj.weight"])
+    assert all(tensor.abs().max() > 0 for name, tensor in found.items() if "lora_B" in name)

@@ -35,6 +35,9 @@ class Engine(RolloutEngine):
     def _arguments(self) -> dict:
         return super()._arguments() | {"worker_extension_cls": "tests.integration.faulty_worker.FaultyExtension"}
 
+    async def verifying(self, verify: bool) -> None:
+        self.rollout.verify_weights = verify
+
     async def set(self, overlap: OverlapSection) -> None:
         started = self.engine if hasattr(self, "engine") else None
         self.__init__(self.rollout, self.model, seed=self.seed, end_token_ids=self.end_token_ids, max_tokens=self.max_tokens,
@@ -202,7 +205,7 @@ async def publish_twice(policy: PolicyGroup, fleet: RolloutFleet, transfer: str,
         version += 1
         info = await policy.publish(version)
         times = await fleet.load(version, info)
-        assert set(times) == {"stage_seconds", "stopped_seconds", "load_seconds"}
+        assert set(times) == {"stage_seconds", "stopped_seconds", "load_seconds", "published_bytes"}
         assert (info["path"] is None) == (transfer == "network") and len(info["fingerprints"]) == len(info["tensors"])
         await agrees(policy, fleet, version)
     return version
@@ -216,6 +219,42 @@ def test_a_version_reaches_every_engine(started, fleets, loop, workers, zero_sta
     version = 10 * (1 + workers + 3 * zero_stage)
     for transfer in ("shared_memory", "network"):
         version = loop.run_until_complete(publish_twice(policy, fleet, transfer, version))
+
+
+LORA = {"rank": 4, "alpha": 16}
+MATRICES = 2 * 4 * (128 + 96 + 96 + 128 + 192 + 192 + 192)  # 2 layers, rank 4, inputs + outputs: q, k, v, o, gate, up, down
+
+
+@pytest.mark.parametrize(("workers", "zero_stage", "transfer"), [
+    (1, 0, "shared_memory"), (2, 3, "network"), pytest.param(2, 2, "shared_memory", marks=pytest.mark.long),
+])
+def test_an_adapter_alone_reaches_every_engine(started, fleets, loop, workers, zero_stage, transfer):
+    """Also one that has seen none of the versions before."""
+    policy, fleet, config = started[1][workers], fleets[True], configuration(workers, zero_stage)
+    config.policy.lora, config.rollout.verify_weights = LORA, False
+    version, batch = 1000 * (1 + workers + 3 * zero_stage) + (500 if transfer == "network" else 0), samples(4, seed=1)
+    training = TrainingBatch(batch, np.zeros(4, np.float32), [one.logprobs for one in batch], 0.0)
+
+    async def make(version: int) -> dict:
+        await policy.update(training, [np.ones(len(one.logprobs), np.float32) for one in batch], version - 1)
+        return await policy.publish(version)
+
+    async def run():
+        await policy.again(config)
+        await fleet._each("verifying", False, seconds=10, what="set")
+        await policy.open_transport(transfer, f"test-lora-{version}", fleet.engines, 1)
+        before = await policy.logprobs(batch)
+        first = await make(version + 1)
+        await fleet._call(0, "load", version + 1, first, seconds=60, what="load")
+        second = await make(version + 2)
+        times = await fleet.load(version + 2, second)
+        await agrees(policy, fleet, version + 2)
+        assert times["published_bytes"] == 4 * MATRICES and first["adapter"]["scaling"] == 4.0
+        moved = [np.abs(one - other).max() for one, other in zip(before, await policy.logprobs(batch), strict=True)]
+        assert max(moved) > 30 * LIMIT  # engines that had stayed as they were would be found out
+        await fleet._each("verifying", True, seconds=10, what="set")
+
+    loop.run_until_complete(run())
 
 
 async def decode_through_updates(fleet: Fleet, trainer: Trainer, updates: int, tokens: int = 190) -> list:

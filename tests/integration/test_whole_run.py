@@ -159,6 +159,32 @@ def test_the_three_lines_of_the_readme_train_from_python(finished, tmp_path):
     assert (made / "models" / "ppo" / "model.safetensors").is_file()
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_with_adapters_in_every_stage(finished, tmp_path, staleness):
+    """base is the run's own; sft, reward model, policy and value have adapters, and there is no process for the reference."""
+    from safetensors.torch import load_file
+
+    adapted = [f"{section}.lora={{rank: 4}}" for section in ("sft", "reward_model", "policy", "value")]
+    said = scale_rlhf("run", str(CONFIG), f"run.folder={tmp_path}", f"model.path={finished / 'models' / 'base'}", *adapted,
+                      "run.stages=[sft, reward, ppo]", f"overlap.max_staleness={staleness}", path=str(ROOT))
+    run = tmp_path / "tiny"
+    metrics = lines(run / "metrics" / "ppo.jsonl")
+    assert [one["step"] for one in metrics] == [1, 2, 3], said
+    assert all(one["parity/gap_max"] < 1e-4 for one in metrics)
+    assert metrics[0]["kl/reference_mean"] == pytest.approx(0, abs=1e-3) and metrics[-1]["kl/reference_mean"] != 0
+    assert metrics[0]["reference_server/samples"] >= 18 and "idle/reference" not in metrics[0]
+    whole, adapter = (load_file(run / "models" / "ppo" / name)
+                      for name in ("model.safetensors", "adapter/adapter_model.safetensors"))
+    size = sum(4 * tensor.numel() for tensor in adapter.values())
+    assert {one["weights/published_bytes"] for one in metrics} == {size} and size < sum(4 * t.numel() for t in whole.values()) / 4
+    for stage in ("sft", "reward", "ppo", "value"):
+        assert (run / "models" / stage / "adapter" / "adapter_config.json").is_file()
+    start = load_file(run / "models" / "sft" / "model.safetensors")
+    assert {name for name in whole if not torch.equal(whole[name], start[name])} == {name for name in whole if "_proj." in name}
+
+
 @pytest.mark.timeout(600)
 def test_evaluation_goes_on_from_where_the_run_stopped_and_shows_what_each_stage_changed(finished):
     shown = scale_rlhf("resume", str(finished), path=str(ROOT))

@@ -8,8 +8,9 @@ import pytest
 
 from scale_rlhf.config.checks import check, stages_of
 from scale_rlhf.config.load import load_config
+from scale_rlhf.config.roles import LoraSection
 from scale_rlhf.config.schema import RunConfig
-from scale_rlhf.config.sizing import engine, parameters, shapes
+from scale_rlhf.config.sizing import adapters, engine, parameters, shapes
 from scale_rlhf.config.sizing.cures import applied, cured
 from scale_rlhf.config.sizing.plan import GB, plan
 from scale_rlhf.config.sizing.table import mistakes, table
@@ -228,3 +229,16 @@ def test_an_architecture_that_the_arithmetic_does_not_know_is_said(tmp_path):
 def test_the_plan_of_a_run_without_a_critic_has_no_value_model():
     config = loaded("llama-8b", "ppo.advantages=group_relative", "ppo.responses_per_prompt=8")
     assert [need.role for need in planned(config).stages[-1].needs] == ["rollout", "reward", "reference", "policy"]
+
+
+def test_an_adapter_needs_no_optimizer_state_of_the_base_and_no_reference():
+    """LoRA of rank 16 on all linear layers of Llama 3.1 8B: 41.9 million numbers, as its users know it."""
+    config = loaded("llama-8b", "policy.lora={}", "policy.workers=1", "policy.zero_stage=1")
+    shape = planned(config).models.shapes["policy"]
+    held = parameters.tensors(shape)
+    assert parameters.count(list(adapters.trained(held, config.policy.lora))) == 41_943_040
+    needs = {need.role: need for need in planned(config).stages[-1].needs}
+    assert "reference" not in needs and 16.0 < needs["policy"].weights / GB < 16.3
+    assert needs["policy"].optimizer == 12 * 41_943_040
+    few = adapters.trained(held, LoraSection(rank=8, target_modules=["q_proj", "v_proj"]))
+    assert parameters.count(list(few)) == 32 * 8 * (4096 + 4096 + 4096 + 1024)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.reward_sources import outside
 from scale_rlhf.config.schema import SUPERVISED, RunConfig
 from scale_rlhf.config.sizing.parameters import Head
@@ -27,7 +28,8 @@ def roles(config: RunConfig, stage: str) -> list[str]:
     elif stage != "ppo":
         names = [SUPERVISED[stage]] if stage in SUPERVISED else []
     else:
-        names = ["rollout", *(["reward"] if served else []), "reference", "policy", *(["value"] if config.ppo.critic else [])]
+        reference = [] if policy_serves_reference(config) else ["reference"]
+        names = ["rollout", *(["reward"] if served else []), *reference, "policy", *(["value"] if config.ppo.critic else [])]
     return [name for name in names if getattr(config, name).gpus]
 
 

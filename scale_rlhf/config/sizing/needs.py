@@ -12,7 +12,7 @@ from scale_rlhf.config.schema import (
     RunConfig,
     SupervisedSection,
 )
-from scale_rlhf.config.sizing import activations, engine, training
+from scale_rlhf.config.sizing import activations, adapters, engine, training
 from scale_rlhf.config.sizing.activations import Forward
 from scale_rlhf.config.sizing.models import HEADS
 from scale_rlhf.config.sizing.parameters import BYTES, Tensor, largest, tensors
@@ -75,8 +75,12 @@ def longest_sample(config: RunConfig) -> int:
 
 def _trained(config: RunConfig, role: str, section: Optimisation, shape: Shape) -> Need:
     held = tensors(shape, HEADS.get(role, "language"))
-    states = training.states(section, section.workers, held)
-    buffers = training.buffers(section, section.workers, held, shape.hidden)
+    lora = getattr(section, "lora", None)
+    moved = list(adapters.trained(held, lora)) if lora else held
+    states = training.adapted(section, section.workers, held, moved) if lora else training.states(section, section.workers, held)
+    # ZeRO 3 gathers whatever a forward needs; the others' buffers are for what is trained.
+    buffered = held if training.stage_of(section) == 3 else moved
+    buffers = training.buffers(section, section.workers, buffered, shape.hidden)
     forward = _micro_batch(config, role, section, shape)
     reference = _reference(section, held) if role == "dpo" else 0
     common = Need(role, shape.name, section.workers, section.gpus, states.weights + reference, states.gradients,
@@ -88,7 +92,7 @@ def _trained(config: RunConfig, role: str, section: Optimisation, shape: Shape) 
                 logits=logits[role](forward) if role in logits else 0, buffers=buffers.update),
         replace(common, moment="optimizer step", buffers=buffers.step),
     ]
-    if role == "policy":
+    if role == "policy" and not lora:  # an adapter is copied as it lies
         widest = training.element(section) * largest(held)
         gathered = max(GATHERED, widest) if section.zero_stage == 3 else 0
         moments.append(replace(common, moment="publishing", buffers=gathered + engine.PACKED + widest))

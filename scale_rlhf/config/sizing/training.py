@@ -5,7 +5,7 @@ against real ranks. Buffers are bounds, read in DeepSpeed's source.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from scale_rlhf.config.schema import Optimisation
@@ -64,6 +64,17 @@ def states(section: Optimisation, workers: int, tensors: Sequence[Tensor]) -> St
         host = (_MASTER + 4 + _MOMENTS + size) * part + size * largest(tensors)  # float32 gradients, new weights, one on its way
         return States(size * whole, gradients, 0, host)
     return States(size * whole, gradients, (_MASTER + _MOMENTS) * part)
+
+
+def adapted(section: Optimisation, workers: int, base: Sequence[Tensor], matrices: Sequence[Tensor]) -> States:
+    """The same with LoRA: the base, of which nothing is trained, and the states of the matrices."""
+    found, stage, size = states(section, workers, matrices), stage_of(section), element(section)
+    if stage != 3:
+        return replace(found, weights=found.weights + size * count(base))
+    part, kept_whole = size * partition(base, workers), size * _kept_whole(base)
+    if section.offload_parameters:
+        return replace(found, weights=found.weights + kept_whole, host=found.host + part)
+    return replace(found, weights=found.weights + kept_whole + part)
 
 
 def _sharded(section: Optimisation, size: int, part: int, kept_whole: int) -> States:

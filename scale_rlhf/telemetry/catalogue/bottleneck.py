@@ -70,6 +70,8 @@ BOTTLENECK = (
            "Low: lower tokens_per_batch, or raise max_wait_ms or overlap.score_group."),
     Metric("{role}/queue_max_samples", "queue_max_samples", "Most samples that waited at reward or reference at once.",
            "Below a batch.", "A batch: it is the bottleneck; raise replicas."),
+    Metric("weights/published_bytes", "weights_published_bytes", "Bytes of a version, which each engine takes.",
+           "Constant: 4 or 2 a parameter; with policy.lora the adapter alone.", "–"),
     Metric("weights/stage_seconds", "weights_stage_seconds", "Longest time in which an engine fetched and checked a version, "
            "decoding on.", "Bytes over 1 GB/s within a host.", "Grows: network or memory; see rollout.weight_transfer."),
     Metric("weights/stopped_seconds", "weights_stopped_seconds", "Longest time in which an engine decoded nothing for a version.",
