@@ -1,5 +1,6 @@
 """Samples that are scored together: groups cut in the order of admission, each complete when its members have ended."""
 
+from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.experience.sample import Sample
 
 
@@ -38,3 +39,11 @@ class ScoringGroups:
             return None
         del self._missing[number], self._ended[number]
         return number, sorted(ended, key=lambda one: one.index)
+
+
+def group_size(config: RunConfig) -> int:
+    """Samples that are scored together. A prompt's responses never part: a group that cannot be scored is replaced whole."""
+    responses = config.ppo.responses_per_prompt
+    if config.overlap.max_staleness or config.ppo.dynamic_sampling:
+        return responses  # one prompt's, so that which prompts are left out, and when, cuts nothing anew
+    return -(-config.overlap.score_group // responses) * responses

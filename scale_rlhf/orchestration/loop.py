@@ -35,7 +35,7 @@ from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
 from scale_rlhf.experience.admission import Admission
 from scale_rlhf.experience.buffer import Buffer, Scored
-from scale_rlhf.experience.grouping import ScoringGroups
+from scale_rlhf.experience.grouping import ScoringGroups, group_size
 from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration import bad_numbers
@@ -392,14 +392,6 @@ SKIPPED = "it was in a batch that made numbers that are not finite"
 def unanswered(prompt: Prompt) -> Sample:
     """A sample without a response."""
     return Sample(prompt, np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.int32), ended=False)
-
-
-def group_size(config: RunConfig) -> int:
-    """Samples that are scored together. A prompt's responses never part: a group that cannot be scored is replaced whole."""
-    responses = config.ppo.responses_per_prompt
-    if config.overlap.max_staleness or config.ppo.dynamic_sampling:
-        return responses  # one prompt's, so that which prompts are left out, and when, cuts nothing anew
-    return -(-config.overlap.score_group // responses) * responses
 
 
 def prefixed(role: str, numbers: dict[str, float]) -> dict[str, float]:

@@ -59,11 +59,13 @@ def held_out_prompts(config: RunConfig, folder: RunFolder, tokenizer) -> list[Pr
 
 
 def beside(judge: Judge, tokenizer) -> AsksJudge:
-    """The judge, asked in a thread."""
+    """The judge, asked in a thread; of one version after the other, as a function may mind being called twice at once."""
+    turn = asyncio.Lock()
 
     async def judged(answers: Sequence[Sample]) -> Verdicts:
         texts = [(asked(one), tokenizer.decode(one.response_ids.tolist(), skip_special_tokens=True)) for one in answers]
-        return await in_thread(lambda: [asdict(judge(prompt, response)) for prompt, response in texts])
+        async with turn:
+            return await in_thread(lambda: [asdict(judge(prompt, response)) for prompt, response in texts])
 
     return judged
 

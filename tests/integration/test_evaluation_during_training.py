@@ -33,7 +33,7 @@ def learned(step) -> dict:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 def test_an_engine_that_dies_meanwhile_is_replaced_and_the_run_is_the_same_to_the_bit(cluster, tmp_path):
     start = str(tiny_policy(tmp_path / "start", vocabulary=64, tokenizer=False))
 

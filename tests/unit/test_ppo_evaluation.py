@@ -13,6 +13,9 @@ from scale_rlhf.errors import ConfigError, DataError
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.evaluations import Evaluation, standard_error
 from scale_rlhf.orchestration.held_out_log import HeldOutLog, wanted
+from scale_rlhf.orchestration.loop import Step
+from scale_rlhf.orchestration.loop_state import LoopState
+from scale_rlhf.orchestration.record import Record
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.stages.ppo import training_prompts
 from scale_rlhf.stages.ppo_evaluation import held_out, in_thread
@@ -76,6 +79,24 @@ def test_the_log_has_a_line_a_version_and_goes_back_with_the_run(tokenizer, tmp_
     assert answers[0] == {"version": 0, "prompt": "What 0?", "response": "Paris", "reward": 1.0, "ended": True, "score": 3.0,
                           "helpful": 1.0}
     assert list(folder.tensorboard("held_out").glob("events*"))
+
+
+def test_the_line_of_the_next_step_tells_of_it_and_the_end_of_the_last(tokenizer, tmp_path, capsys):
+    numbers = dict.fromkeys(("reward/score_mean", "kl/reference_mean", "response/tokens_mean", "time/step"), 1.0)
+    with Record(configuration(tmp_path, every=1), RunFolder(tmp_path / "run"), tokenizer) as record:
+        record.go_back(LoopState())
+        assert record.held_out.versions == set()
+        record.evaluated(evaluation(tokenizer, 0))
+        record.step(Step(1, [], numbers))
+        said = record.progress._text
+        assert said.endswith("held out at version 0: reward +1.500")
+        record.step(Step(2, [], numbers))
+        assert "held out" not in record.progress._text
+        record.evaluated(evaluation(tokenizer, 2, VERDICTS))
+        record.account(0)
+        assert "ppo  held out at version 2: reward +1.500, judge 4.000" in capsys.readouterr().err
+        record.go_back(LoopState(version=1))
+        assert record.held_out.versions == {0}
 
 
 def test_its_lines_are_beside_the_stage_that_runs():
