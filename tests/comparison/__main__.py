@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if found:
         about = (f"{asked.seeds} seed(s) of {asked.config.name}; {budget.total:,} samples for each method "
                  f"({budget.steps} steps of {budget.samples}, groups of {budget.group}). Mean ± standard deviation over seeds; "
-                 "win rate and KL against SFT; seconds of the training stage alone.")
+                 "win rate and KL against SFT; tax: perplexity on base text; seconds of the training stage alone.")
         table.show(found, about, console)
         settings = asdict(budget) | {"config": asked.config.name, "overrides": asked.overrides}
         table.write(found, about, settings, asked.folder)
