@@ -95,6 +95,7 @@ def _model(name: str, key: str) -> Speaker:
 def _reward_of(run: Path) -> Speaker | None:
     """What the run's reward stage made, or the model that its configuration names, with its ensemble and aspects."""
     made, config = RunFolder(run).model("reward"), load_config(run / "config.yaml")
+    made = made.relative_to(Path.cwd()) if made.is_relative_to(Path.cwd()) else made  # as people would write it
     path = str(made) if (made / "config.json").is_file() else config.reward.model
     return replace(_model(path, "reward.model"), config=config, run=run) if path else None
 

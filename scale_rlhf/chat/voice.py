@@ -49,7 +49,10 @@ class Voice:
         self.messages = [{"role": "system", "content": self.wishes.system}] if self.wishes.system else []
 
     async def start(self) -> None:
+        """Raises RunError where its engine does not come up."""
         await self.fleet.start([engine_options(self.config.rollout)])
+        first = np.asarray([self.tokenizer.eos_token_id], np.int32)  # seconds, where later ones take milliseconds
+        await self.fleet.generate(Prompt(0, 0, first), max_tokens=1)
 
     async def close(self) -> None:
         await self.fleet.close()

@@ -37,15 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"compare: {error}", markup=False, soft_wrap=True)
         return 2
     try:
-        failed = run(asked.config, planned, console)
+        failed, stopped = run(asked.config, planned, console), False
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on")
-        return 130
+        failed, stopped = [], True
     found = results(planned)
     if found:
         about = (f"{asked.seeds} seed(s) of {asked.config.name}; {budget.total:,} samples for each method "
                  f"({budget.steps} steps of {budget.samples}, groups of {budget.group}). Mean ± standard deviation over seeds; "
-                 "win rate and KL against SFT; seconds of the training stage alone.")
+                 "win rate and KL against SFT; tax: perplexity on base text; seconds of the training stage alone.")
         table.show(found, about, console)
         settings = asdict(budget) | {"config": asked.config.name, "overrides": asked.overrides}
         table.write(found, about, settings, asked.folder)
@@ -53,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for job in failed:
         why = f"its last words are in {log(job)}" if log(job).is_file() else f"it needs {' and '.join(job.needs)}"
         console.print(f"failed: {job.name}; {why}", markup=False, soft_wrap=True)
+    if stopped:
+        console.print("stopped; the same command goes on")
+        return 130
     return 1 if failed else 0
 
 
@@ -83,7 +85,8 @@ def _make(config: Path, job: Job) -> bool:
     job.folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "scale_rlhf.cli", "run", str(config), *job.overrides, "--go-on"]
     with log(job).open("a") as said:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+        # A session of its own: Ctrl-C reaches us, and the run once, from us.
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
             return process.wait() == 0
         except KeyboardInterrupt:  # it cleans up after itself, and can go on later

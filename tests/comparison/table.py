@@ -14,7 +14,7 @@ from tests.comparison.methods import METHODS
 
 # key: (heading, number of decimals)
 COLUMNS = {"score": ("true score", 2), "win_rate": ("win rate", 2), "reward": ("reward model", 2), "kl": ("KL, nats", 2),
-           "perplexity": ("tax: perplexity", 1), "tokens": ("tokens", 1), "seconds": ("seconds", 0)}
+           "perplexity": ("tax", 1), "tokens": ("tokens", 1), "seconds": ("seconds", 0)}
 SFT = "SFT"  # what all methods start from
 
 

@@ -1,4 +1,4 @@
-"""A chat with real engines and a real reward model; as a process of its own (long), nothing of it is left behind."""
+"""A chat with real engines and a real reward model; as a process of its own, nothing of it is left behind."""
 
 import os
 import signal
@@ -33,6 +33,7 @@ def made(folder: Path, *names: str) -> Path:
     return run.path
 
 
+@pytest.mark.long
 def test_answers_grow_and_are_scored_as_in_training(cluster, tmp_path):
     """One engine. What streams in is, token by token, the beginning of what `generate` gives."""
     who = speakers([str(made(tmp_path, "sft"))])

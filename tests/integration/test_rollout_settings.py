@@ -1,4 +1,4 @@
-"""Settings of the engine that say how much it may do and hold at once, and what a real engine makes of them."""
+"""Settings of the engine that say how much it may do and hold at once, and what a real engine makes of them; its stream."""
 
 import asyncio
 from types import SimpleNamespace
@@ -75,6 +75,15 @@ def test_the_key_value_cache_has_the_size_that_was_asked_for(cluster, engines):
         blocks, tokens = cluster.get(engines[count].cache.remote(), timeout=30)
         keys_and_values = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * 4  # bytes a token, float32
         assert blocks * tokens * keys_and_values == pytest.approx(asked * 2**30, rel=0.01)
+
+
+def test_what_streams_in_is_the_beginning_of_the_whole(cluster, engines):
+    prompt = Prompt(7, 7, np.asarray([260, 270], np.int32))
+    growing = engines[2].stream.remote(prompt, max_tokens=12)
+    parts = [list(cluster.get(part, timeout=30).response_ids) for part in growing]
+    whole = list(cluster.get(engines[2].generate.remote(prompt, max_tokens=12), timeout=30).response_ids)
+    assert parts[-1] == whole and len(whole) == 12 and len(parts) > 2
+    assert all(part == whole[: len(part)] for part in parts) and [*map(len, parts)] == sorted({*map(len, parts)})
 
 
 @pytest.mark.parametrize("cpu", [True, False], ids=["cpu", "a fake GPU platform"])

@@ -107,6 +107,9 @@ class Said(RolloutFleet):
     async def start(self, options):
         pass
 
+    async def generate(self, prompt, *, max_tokens):
+        pass
+
     async def stream(self, prompt, *, max_tokens, temperature):
         import asyncio
 

@@ -101,6 +101,19 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert "| PPO | 4.50 ± 0.00 | 0.80 ± 0.00 |" in (tmp_path / "comparison.md").read_text()
 
 
+def test_ctrl_c_shows_what_there_is(tmp_path, monkeypatch, capsys):
+    def make(config, job):
+        if job.name == "seed-0-rloo":
+            raise KeyboardInterrupt
+        done(job, 60.0, {"sft": {"score": 3.0}, "ppo": {"score": 4.5}} if job.kind == "evaluation" else None)
+        return True
+
+    monkeypatch.setattr(comparison, "_make", make)
+    assert comparison.main(["--folder", str(tmp_path), "--methods", "ppo,rloo", "--steps", "10", "--seeds", "1"]) == 130
+    said = capsys.readouterr().out
+    assert "stopped; the same command goes on" in said and "4.50" in said and "RLOO" not in said
+
+
 def test_runs_made_with_other_settings_are_not_taken_for_these(tmp_path):
     planned = jobs(tmp_path, [0], ["grpo"], BUDGET)
     done(planned[1], 60.0)
