@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from scale_rlhf.config.load import load_config
-from scale_rlhf.config.schema import ModelSection, RewardModelSection, SupervisedSection
+from scale_rlhf.config.schema import ModelSection, RewardModelSection, SftSection
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.training.layout import lay_out
 from scale_rlhf.training.resuming import CHECKPOINTS, going_on
@@ -29,6 +29,7 @@ SETTINGS = {"epochs": 1.41, "batch_size": 7, "microbatch": 3, "save_every": 2, "
 VARIANTS = {
     "zero 0": {"zero_stage": 0}, "zero 3": {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
     "bfloat16": {"dtype": "bfloat16"}, "packed": {}, "reward": {}, "judged": {"feedback": "rankings"}, "other forwards": {},
+    "adapter": {"lora": {"rank": 4, "dropout": 0.2}},
 }
 
 
@@ -50,7 +51,7 @@ def job(folder, start, settings, *, packed=False, kind="language") -> Job:
         rows = Dataset.from_dict({"input_ids": texts[:29], "labels": [[-100] * 2 + text[2:] for text in texts[:29]]})
     if packed:
         rows = sft.packed(rows, 32)
-    section = (SupervisedSection if kind == "language" else RewardModelSection)(**SETTINGS | settings)
+    section = (SftSection if kind == "language" else RewardModelSection)(**SETTINGS | settings)
     layout = lay_out([20] * len(rows), section, 0)
     folder.mkdir()
     made = Job(kind, section, ModelSection(), str(start), 0, layout, folder, folder / "out", packed)
