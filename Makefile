@@ -1,4 +1,4 @@
-# make run | test | test-fast | test-long | bench | bench-full | chaos | multinode | slurm | monitoring | lint | install | clean
+# make run | test | test-fast | test-long | bench | bench-full | compare | chaos | multinode | slurm | monitoring | lint | install | clean
 # Each makes .venv and installs into it first, where that is not done yet (scripts/setup.sh).
 #   make run ARGS="ppo.steps=50 run.seed=1"     other settings
 #   make run ACCELERATOR=cuda                   the CUDA builds instead of the CPU ones
@@ -13,7 +13,7 @@ PYTEST := python -m pytest --verbose --durations=15
 # Ahead of the rest, so that what is compiled at first use finds ninja though .venv is not activated.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test test-fast test-long bench bench-full chaos multinode slurm monitoring lint install clean
+.PHONY: run test test-fast test-long bench bench-full compare chaos multinode slurm monitoring lint install clean
 
 run: install
 	scale-rlhf run $(CONFIG) $(ARGS)
@@ -35,6 +35,10 @@ bench: install
 # 50M parameters too, and bfloat16.
 bench-full: install
 	python -m benchmarks --full $(ARGS)
+
+# All methods from the same SFT and reward models, over seeds: hours. ARGS="--seeds 1 --methods ppo,grpo --steps 10"
+compare: install
+	python -m tests.comparison $(ARGS)
 
 # Whole runs under random faults: N of them.
 chaos: install

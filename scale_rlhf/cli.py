@@ -145,6 +145,28 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def chat(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model folders, hub names, or folders of runs: then "
+                                                "base, SFT, PPO and what else the run has made.", show_default=False)],
+    reward: Annotated[str | None, typer.Option(metavar="MODEL", help="Reward model that scores the answers, or the folder of a "
+                                               "run with one; else that of the models' run.", show_default=False)] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0: greedy. Else evaluation.temperature of the run, or 0.7.",
+                                                      show_default=False)] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer. Else rollout.max_response_tokens of its run; 256.",
+                                                   show_default=False)] = None,
+    system: Annotated[str | None, typer.Option(help="A message of the system that every conversation begins with.",
+                                               show_default=False)] = None,
+    chat_template: Annotated[str | None, typer.Option(metavar="FILE", help="Jinja chat template, instead of the models' own.",
+                                                      show_default=False)] = None,
+) -> None:
+    """The same question to several models, answered side by side; with the reward model's score of each answer."""
+    from scale_rlhf.chat.session import chat
+    from scale_rlhf.chat.settings import Wishes
+
+    chat(models, Wishes(temperature, max_tokens, system), reward=reward, chat_template=chat_template)
+
+
+@app.command()
 def top(
     run_dir: RunDir,
     once: Annotated[bool, typer.Option("--once", help="Print one frame, and end.")] = False,

@@ -89,6 +89,16 @@ def samples(
     return [_sample(first + place, random, vocabulary, prompt, response, version) for place in range(count)]
 
 
+def said(tokenizer, index: int, question: str, answer: str) -> Sample:
+    """A sample of one turn in which this was asked and answered, in that tokenizer's tokens."""
+    messages = [{"role": "user", "content": question}]
+    prompt = np.array(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False), np.int32)
+    response = np.array([*tokenizer.encode(answer), tokenizer.eos_token_id], np.int32)
+    zeros = np.zeros(len(response))
+    return Sample(Prompt(index, index, prompt, {"messages": messages}), response, zeros.astype(np.float32),
+                  zeros.astype(np.int32), True)
+
+
 def _sample(index, random, vocabulary, prompt, response, version) -> Sample:
     prompt_length, length = random.integers(prompt[0], prompt[1] + 1), random.integers(response[0], response[1] + 1)
     response_ids = random.integers(len(SPECIAL), vocabulary, length).astype(np.int32)

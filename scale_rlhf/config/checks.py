@@ -11,12 +11,13 @@ from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 
+from scale_rlhf.config.judge_checks import check_judges
 from scale_rlhf.config.methods import ADVANTAGES
 from scale_rlhf.config.model_checks import check_models
 from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
-from scale_rlhf.config.reward_sources import outside, reward_functions, reward_sources
+from scale_rlhf.config.reward_sources import judge_functions, outside, reward_functions, reward_sources
 from scale_rlhf.config.schema import STAGES, SUPERVISED, DataSource, PPOSection, RunConfig
 from scale_rlhf.config.sizing.plan import plan
 from scale_rlhf.config.sizing.table import mistakes
@@ -49,7 +50,8 @@ def check(
         *_stages(config, stages, earlier), *_training(config), *_feedback(config), *_reward(config, stages, earlier),
         *_reinforcement(config, stages), *_preferences(config, stages), *_overlap(config),
         *_scratch(config), *_data(config, stages), *_import_paths(config), *_attention(config, stages), *_cluster(config, starts),
-        *_telemetry(config, starts), *refused(config), *check_models(config, stages, notes), *_sizes(config, stages, notes),
+        *_telemetry(config, starts), *check_judges(config), *refused(config), *check_models(config, stages, notes),
+        *_sizes(config, stages, notes),
     ]
     small = list(_resources(config, stages))
     if starts:
@@ -248,14 +250,13 @@ def _data(config: RunConfig, stages: list[str]) -> Iterator[str]:
             yield (f"data.{needs[stage][0]}: stage {stage} needs it; give a file or hub name"
                    f"{' (or data.preferences, to derive it from)' if len(needs[stage]) > 1 else ''}, "
                    "or data.practice={} for the practice world")
-    if "evaluate" in stages and not data.evaluation and not data.hold_out:
+    during = "ppo" in stages and config.evaluation.every is not None
+    if (during or "evaluate" in stages) and not data.evaluation and not data.hold_out:
         yield "data.hold_out: 0 leaves nothing to evaluate on; set it above 0, or give data.evaluation"
 
 
 def _import_paths(config: RunConfig) -> Iterator[str]:
-    for key, value in {**reward_functions(config), "evaluation.judge": config.evaluation.judge}.items():
-        if value is None:
-            continue
+    for key, value in (reward_functions(config) | judge_functions(config)).items():
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
             yield f"{key}: expected an import path package.module:name; found {value}"
         elif not _top_module(value.split(":")[0].split(".")[0]):

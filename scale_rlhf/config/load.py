@@ -117,7 +117,7 @@ def _apply(override: str, values: dict, origins: dict[KeyPath, str]) -> None:
     section = values
     for place, name in enumerate(keys[:-1], 1):
         inner = section.get(name)
-        if isinstance(inner, str) and keys[0] == "data":
+        if isinstance(inner, str) and (keys[0] == "data" or keys[:2] == ("evaluation", "prompt_sets")):
             inner = {"path": inner}  # data.prompts: FILE, then data.prompts.limit=10
         if not isinstance(inner, dict):
             inner = {}
@@ -193,9 +193,14 @@ def section_type(annotation: object) -> type[BaseModel] | None:
 
 def _section(keys: KeyPath) -> type[BaseModel]:
     section: type[BaseModel] = RunConfig
+    named: type[BaseModel] | None = None  # what is in a section whose keys are names of the user's choice
     for name in keys:
-        if name in section.model_fields:
-            section = section_type(section.model_fields[name].annotation) or section
+        if named:
+            section, named = named, None
+        elif name in section.model_fields:
+            annotation = section.model_fields[name].annotation
+            named = section_type(get_args(annotation)[1]) if get_origin(annotation) is dict else None
+            section = section_type(annotation) or section
     return section
 
 

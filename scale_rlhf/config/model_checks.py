@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scale_rlhf.config.model_files import HubUnreachable, ModelFiles, model_files, pickled_weights
-from scale_rlhf.config.reward_sources import reward_sources
+from scale_rlhf.config.reward_sources import judge_sources, reward_sources
 from scale_rlhf.config.schema import SUPERVISED, RunConfig, ScratchSection
 from scale_rlhf.config.sizing.engine import Cut, tensor_parallel_problem
 from scale_rlhf.config.sizing.shapes import shipped
@@ -12,6 +12,7 @@ from scale_rlhf.errors import ConfigError
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # of vLLM's CPU backend; others die at the first request
 _BYTES = {"float32": 4, "bfloat16": 2}
+_SAMPLED_FROM = ("model.path", "sft.model", "best_of_n.model", "dpo.model", "policy.model", "reference.model")
 
 
 def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> Iterator[str]:
@@ -33,11 +34,13 @@ def check_models(config: RunConfig, stages: Sequence[str], notes: list[str]) -> 
         yield from _code(config, key, model)
         if model.local and (problem := pickled_weights(model.path)):
             yield f"{key}: {problem}"
-        if not key.startswith("reward."):
+        yield from _kind(config, stages, key, model)
+        if not key.startswith(("reward.", "evaluation.judges.")):
             yield from _tokenizer(config, key, model)
     if {"best_of_n", "ppo", "evaluate"} & set(stages):
         yield from _engine(config, files | sizes)
-        yield from _vocabularies(files)
+        yield from _further(config, files | sizes)
+        yield from _vocabularies(files, _value_reads(config, stages))
     yield from _lengths(config, stages, files | sizes)
 
 
@@ -71,6 +74,11 @@ def _given(config: RunConfig, stages: Sequence[str]) -> Iterator[tuple[str, str]
         path = section.path if key == "model" else section.model
         if path:
             yield f"{key}.path" if key == "model" else f"{key}.model", path
+    if "evaluate" in stages:
+        yield from ((f"evaluation.models.{name}", path) for name, path in config.evaluation.models.items())
+        judges = {key: source for key, source in judge_sources(config).items() if source.model}
+        yield from ((f"{key}.model", source.model) for key, source in judges.items())
+        scored |= judges
     for key, source in scored.items():
         yield from ((f"{key}.ensemble.{place}", path) for place, path in enumerate(source.ensemble))
 
@@ -79,6 +87,16 @@ def _code(config: RunConfig, key: str, model: ModelFiles) -> Iterator[str]:
     if "auto_map" in model.config and not config.model.trust_remote_code:
         yield (f"{key}: {model.path} brings Python code of its own; set model.trust_remote_code=true if you know its author, "
                "or take another")
+
+
+def _kind(config: RunConfig, stages: Sequence[str], key: str, model: ModelFiles) -> Iterator[str]:
+    """Can the model do what it is named for, and does every part of the run compute it alike?"""
+    if key in _SAMPLED_FROM and set(stages) != {"reward"} and not model.causal:
+        yield (f"{key}: {model.path} is of the kind {model.config['architectures'][0]}; expected a causal language model "
+               "(…ForCausalLM), which answers token by token")
+    if model.text_config.get("attn_logit_softcapping") and config.model.attention == "sdpa":
+        yield (f"model.attention: {model.path} ({key}) caps its attention scores (attn_logit_softcapping), and transformers' "
+               "sdpa leaves that out without a word; set model.attention=eager, or flash_attention_2 on GPUs")
 
 
 def _tokenizer(config: RunConfig, key: str, model: ModelFiles) -> Iterator[str]:
@@ -98,7 +116,7 @@ def _engine(config: RunConfig, files: dict[str, ModelFiles]) -> Iterator[str]:
     key, model = _generator(files)
     scratch, ranks = config.model.scratch, config.rollout.tensor_parallel
     size, heads = (model.head_size, model.heads) if model else (scratch.head_dim, scratch.heads)
-    layers, kv = (_layers(model), _kv_heads(model)) if model else (scratch.layers, scratch.key_value_heads)
+    layers, kv = (model.layers, model.key_value_heads) if model else (scratch.layers, scratch.key_value_heads)
     if key is None and config.model.path is not None:
         return  # not reached: a note says so
     if not config.rollout.gpus and size not in CPU_HEAD_SIZES:
@@ -109,12 +127,29 @@ def _engine(config: RunConfig, files: dict[str, ModelFiles]) -> Iterator[str]:
     wide, words = _wide(model, scratch)
     if problem := tensor_parallel_problem(Cut(heads, kv, wide, words), ranks):
         yield f"rollout.tensor_parallel: {problem}"
+    if model and config.rollout.verify_weights and model.text_config.get("model_type") == "gpt2":
+        yield (f"rollout.verify_weights: {model.path} ({key}) keeps queries, keys and values in one matrix, turned round, of "
+               "which the engine cannot be asked tensor by tensor; leave it out (log-probabilities are compared all the same)")
     tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
     if size and layers and kv and not config.rollout.gpus:
         need = 2 * layers * kv * size * _BYTES[config.rollout.dtype] * tokens / 1e9
         if need > config.rollout.kv_cache_gb:
             yield ("rollout.kv_cache_gb: one sequence of data.max_prompt_tokens + rollout.max_response_tokens = "
                    f"{tokens} tokens takes {need:.2g} GB; found {config.rollout.kv_cache_gb:g}")
+
+
+def _further(config: RunConfig, files: dict[str, ModelFiles]) -> Iterator[str]:
+    """The same of the further models that the evaluation loads into an engine."""
+    tokens = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    for key, model in files.items():
+        if not key.startswith("evaluation.models."):
+            continue
+        if not config.rollout.gpus and model.head_size and model.head_size not in CPU_HEAD_SIZES:
+            yield (f"{key}: {model.path}: head size {model.head_size}, and vLLM's CPU backend has "
+                   f"{', '.join(map(str, CPU_HEAD_SIZES))} only; take another model, or give rollout.gpus")
+        if model.context and tokens > model.context:
+            yield (f"{key}: {model.path} has a context of {model.context} tokens, fewer than data.max_prompt_tokens + "
+                   f"rollout.max_response_tokens ({tokens}); lower one of them, or take another model")
 
 
 def _generator(files: dict[str, ModelFiles]) -> tuple[str | None, ModelFiles | None]:
@@ -129,29 +164,29 @@ def _wide(model: ModelFiles | None, scratch: ScratchSection) -> tuple[int | None
     return model.text_config.get("intermediate_size"), model.text_config.get("vocab_size")
 
 
-def _layers(model: ModelFiles) -> int | None:
-    return model.text_config.get("num_hidden_layers")
+def _value_reads(config: RunConfig, stages: Sequence[str]) -> str:
+    """Key of the model that the value model starts from; it need not be named."""
+    from_reward = config.value.initial == "reward" and not config.value.model
+    return "reward.model" if "ppo" in stages and config.ppo.critic and from_reward else "value.model"
 
 
-def _kv_heads(model: ModelFiles) -> int | None:
-    return model.text_config.get("num_key_value_heads") or model.heads
-
-
-def _vocabularies(files: dict[str, ModelFiles]) -> Iterator[str]:
-    """Log-probabilities of two models are compared token by token: each token must have the same number in both."""
+def _vocabularies(files: dict[str, ModelFiles], value: str) -> Iterator[str]:
+    """Log-probabilities of two models are compared token by token, and values are of the policy's tokens: each token must have
+    the same number in all of them.
+    """
     key, policy = _generator(files)
     if policy is None:
         return
-    for other_key in ("reference.model", "value.model"):
+    for other_key in ("reference.model", value):
         other = files.get(other_key)
         if other is None or other.path == policy.path:
             continue
         ours, theirs = policy.vocabulary(), other.vocabulary()
         if ours is not None and theirs is not None and ours != theirs:
             token = next(iter(sorted(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))))
+            cure = "Set value.initial=policy" if other_key == "reward.model" else "Take models of one family"
             yield (f"{other_key}: {other.path} and {policy.path} ({key}) have different vocabularies: {len(theirs)} and "
-                   f"{len(ours)} tokens; {token!r} is {theirs.get(token, 'absent')} and {ours.get(token, 'absent')}. "
-                   "Take models of one family")
+                   f"{len(ours)} tokens; {token!r} is {theirs.get(token, 'absent')} and {ours.get(token, 'absent')}. {cure}")
 
 
 def _lengths(config: RunConfig, stages: Sequence[str], files: dict[str, ModelFiles]) -> Iterator[str]:

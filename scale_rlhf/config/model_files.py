@@ -21,6 +21,9 @@ HUB_SECONDS = 5.0  # for one small file
 LARGEST_FILE = 50_000_000  # bytes that are read of one
 _SIZES = ("head_dim", "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads",
           "num_hidden_layers", "max_position_embeddings")
+_GPT2_NAMES = {"n_embd": "hidden_size", "n_inner": "intermediate_size", "n_head": "num_attention_heads",
+               "n_layer": "num_hidden_layers", "n_positions": "max_position_embeddings"}
+_GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _NO_WEIGHTS = ("training_args.bin",)
 _NAMES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -40,7 +43,7 @@ class ModelFiles:
     special_tokens: dict | None = None
     template_file: str | None = None
     local: bool = True
-    text_config: dict = field(default_factory=dict)  # config, or its text part where the model has several
+    text_config: dict = field(default_factory=dict)  # config, or its text part where the model has several; `common_names`
 
     @property
     def head_size(self) -> int | None:
@@ -56,9 +59,25 @@ class ModelFiles:
         return self.text_config.get("num_attention_heads")
 
     @property
+    def key_value_heads(self) -> int | None:
+        return self.text_config.get("num_key_value_heads") or self.heads
+
+    @property
+    def layers(self) -> int | None:
+        """Transformer blocks."""
+        return self.text_config.get("num_hidden_layers")
+
+    @property
     def context(self) -> int | None:
         """Longest sequence."""
         return self.text_config.get("max_position_embeddings")
+
+    @property
+    def causal(self) -> bool:
+        """Whether it can generate text token by token, from its architectures; where they are not told, it is taken to."""
+        names = self.config.get("architectures") or []
+        told = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        return not told or any(name.endswith(_GENERATES) for name in told)
 
     @property
     def has_chat_template(self) -> bool:
@@ -92,7 +111,16 @@ def model_files(path: str, key: str) -> ModelFiles:
     config = _config(config, path, key)
     settings = _json(tokenizer, f"{key}: {path}/tokenizer_config.json")
     tokens = _json(special, f"{key}: {path}/special_tokens_map.json")
-    return ModelFiles(path, config, settings, tokens, template, is_local(path), text_config=config.get("text_config") or config)
+    return ModelFiles(path, config, settings, tokens, template, is_local(path), text_config=common_names(config))
+
+
+def common_names(config: dict) -> dict:
+    """The text part of a config.json, its sizes called what most families call them (GPT-2 has names of its own)."""
+    text = config.get("text_config") or config
+    known = {name: text[theirs] for theirs, name in _GPT2_NAMES.items() if text.get(theirs) is not None}
+    if width := text.get("n_embd"):
+        known.setdefault("intermediate_size", 4 * width)
+    return known | text
 
 
 def config_file(path: str, key: str) -> dict:
@@ -115,7 +143,7 @@ def _config(text: str | None, path: str, key: str) -> dict:
 def _check_sizes(config: object, where: str) -> None:
     if not isinstance(config, dict):
         raise ConfigError(f"{where}: text_config: expected a section, found {type(config).__name__}")
-    for name in _SIZES:
+    for name in (*_SIZES, *_GPT2_NAMES):
         value = config.get(name)
         if value is not None and (type(value) is not int or not 0 < value < 2**31):
             found = f"{type(value).__name__} {repr(value)[:60]}"

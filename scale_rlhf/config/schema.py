@@ -5,15 +5,7 @@ Imports no torch: a login node can validate a run.
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from scale_rlhf.config.methods import ADVANTAGES, LOSSES
 from scale_rlhf.config.roles import Adaptable, Dtype, FrozenRole, Optimisation, Placed, Schedule, Section, TrainedRole
@@ -125,7 +117,7 @@ class SftSection(Adaptable, SupervisedSection):
 class RewardModelSection(Adaptable, SupervisedSection):
     feedback: Feedback = Field("pairs", description="What `data.preferences` holds and the model learns. pairs: chosen and rejected, or all pairs of rated responses (Bradley–Terry). ratings: the score is the mean rating (regression). rankings: `ranking` or `ranks`, or ratings put in order (Plackett–Luce). binary: `response` and `good` (logistic).")
     aspects: list[Aspect] = Field([], description="Keys of `ratings` by aspect, such as [helpful, honest]: one head each, mixed by reward.aspects. []: one score. For ratings and rankings.")
-    margin: bool = Field(True, description="Of pairs: add the difference of the ratings to the loss as a margin (Llama 2), where there are ratings.")
+    margin: bool = Field(True, description="Of pairs: take the difference of the ratings, or the pair's own `margin`, into the loss (Llama 2), where there is one.")
     minimum_gap: NonNegativeFloat = Field(0.5, description="Pairs, those that the model is judged by too, are made of responses whose mean ratings differ by at least this.")
 
 
@@ -192,8 +184,8 @@ class RolloutSection(Placed):
         return self.engines.max if isinstance(self.engines, EngineRange) else self.engines
 
 
-class RewardSource(FrozenRole):
-    """One source of reward; RewardSection says which keys go together."""
+class ScoreSource(FrozenRole):
+    """What gives answers a score; RewardSection says which keys go together."""
 
     model: str | None = Field(None, description="Folder or hub name of a sequence-classification model.")
     function: str | None = Field(None, description="Import path of a Python function, package.module:name.")
@@ -206,6 +198,11 @@ class RewardSource(FrozenRole):
     timeout_seconds: PositiveFloat = Field(60.0, description="Of one try of a call of a function or service.")
     retries: int = Field(3, ge=0, le=20, description="Further tries of a call of a function or service that failed, came too late or gave nonsense; after them its samples are left out, and counted.")
     retry_seconds: float = Field(0.25, ge=0, le=60, description="Wait before the first further try; twice as long before each that follows, but at most a minute.")
+
+
+class RewardSource(ScoreSource):
+    """One source of reward."""
+
     normalise: int | None = Field(None, ge=2, description="Score so many reference answers (of data.instructions) once, before the first step, and make their rewards' mean 0 and deviation 1. null: rewards as they are.")
     clip: tuple[float, float] | None = Field(None, description="Bounds of the reward, after it is normalised. null: none.")
 
@@ -315,11 +312,43 @@ class RecoverySection(Section):
     answer_seconds: PositiveFloat = Field(30.0, description="A process whose call is late is asked whether it lives; past this silence it is replaced.")
 
 
+class JudgeSource(ScoreSource):
+    pairwise: bool = Field(False, description="It is shown two answers: a sample's `row` has the other one as `other`, and its score is how far it prefers `response`, from 0 to 1. It is asked in both orders.")
+
+
+class PromptSet(DataSource):
+    judges: list[str] | None = Field(None, description="Names of the evaluation.judges that judge the answers. null: all of them, or none where there is `verify`.")
+    verify: ScoreSource | None = Field(None, description="A function or a service that says which answers are right, from 0 to 1: the set then measures a capability.")
+
+
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+SetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
 class EvaluationSection(Section):
-    judge: str | None = Field(None, description="package.module:name of the judge of true quality. null: the practice world's, or the reward model alone.")
-    prompts: PositiveInt | None = Field(None, description="At most so many held-out prompts.")
+    """Models, prompt sets and judges: every model answers every set, and every judge says what it thinks (docs/evaluation.md).
+
+        models: {before: org/model}
+        prompt_sets: {school: {path: school.jsonl, verify: {function: "scale_rlhf.reward.verifiable.mathematics:final_answer"}}}
+        judges: {other: {model: FOLDER}, rules: {function: "package.module:name"}, large: {url: "https://…", pairwise: true}}
+
+    A judge is exactly one of model, function and url, with the keys that a source of `reward` has (but normalise and clip) and
+    `pairwise`; a prompt set has the keys of `data.evaluation` and `judges` and `verify`.
+    """
+
+    judge: str | None = Field(None, description="package.module:name of the judge of true quality of the held-out prompts. null: the practice world's, or the reward model alone.")
+    models: dict[ModelName, str] = Field({}, description="Further models beside the run's own: folders or hub names, by names of your choice.")
+    prompt_sets: dict[SetName, Annotated[PromptSet, BeforeValidator(_source)]] = Field({}, description="Prompts beside the held-out ones, by names of your choice.")
+    judges: dict[SetName, JudgeSource] = Field({}, description="Judges beside `judge`, by names of your choice.")
+    prompts: PositiveInt | None = Field(None, description="At most so many prompts of each set.")
     samples_shown: PositiveInt = Field(6, description="Prompts whose answers are printed side by side.")
     temperature: NonNegativeFloat = Field(0.7, description="Of the answers that are judged; 0 is greedy.")
+    every: PositiveInt | None = Field(None, description="Steps of PPO between evaluations while it trains, by the same engines, from version 0 on: held-out prompts, the reward, and the judge where `judge` names one. null: none.")
+    during_prompts: PositiveInt = Field(64, description="Held-out prompts of such an evaluation, at most.")
+    diversity_prompts: NonNegativeInt = Field(32, description="Held-out prompts that are answered several times, to measure how different the answers are. 0: not measured.")
+    diversity_samples: int = Field(4, ge=2, description="Answers to each of them.")
+    refusal_pattern: str | None = Field(None, description="Regular expression of answers that refuse, for another language. null: that of English.")
+    unknown_pattern: str | None = Field(None, description="Regular expression of answers that say that they do not know. null: that of English.")
 
 
 class ClusterSection(Section):
@@ -369,6 +398,7 @@ class LimitsSection(Section):
     silent_groups: PositiveInt = Field(256, description="Prompts in a row that ppo.dynamic_sampling left out; past them a run stops.")
     stall_seconds: PositiveFloat = Field(7200.0, description="For anything at all to go on in a PPO run: no sample, score, update or version within it means that something waits for ever.")
     checkpoint_seconds: PositiveFloat = Field(1800.0, description="For one checkpoint to be written.")
+    evaluate_seconds: PositiveFloat = Field(600.0, description="For one evaluation during training; past it, it is given up and the run goes on.")
     parity_gap: PositiveFloat | None = Field(None, description="Largest difference between engine and trainer log-probabilities on the probe. null: 1e-4 in float32, 0.15 in bfloat16.")
     probe_every: PositiveInt = Field(1, description="Steps between probes.")
 

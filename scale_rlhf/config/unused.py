@@ -7,8 +7,8 @@ from pathlib import Path
 
 from scale_rlhf.config.methods import ADVANTAGES, readers
 from scale_rlhf.config.one_base import policy_serves_reference
-from scale_rlhf.config.reward_sources import outside, reward_sources
-from scale_rlhf.config.schema import RewardSource, RunConfig, Section
+from scale_rlhf.config.reward_sources import judge_sources, outside, reward_sources
+from scale_rlhf.config.schema import RewardSource, RunConfig, ScoreSource, Section
 
 # Of a model that a reward server holds.
 _SERVED = ("workers", "dtype", "tokens_per_batch", "max_wait_ms", "aspects", "ensemble", "combine", "deviation_coefficient")
@@ -22,8 +22,9 @@ def refused(config: RunConfig) -> Iterator[str]:
     if config.reward.mix:
         keys = tuple(key for key in RewardSource.model_fields)
         yield from _set(config, "reward", keys, "with reward.mix it is a key of each source in it")
-    for where, source in reward_sources(config).items():
+    for where, source in (reward_sources(config) | judge_sources(config)).items():
         yield from _of_source(where, source)
+    yield from _evaluation(config)
     yield from _feedback(config)
     yield from _algorithm(config)
     if config.dpo.loss != "cdpo":
@@ -33,6 +34,10 @@ def refused(config: RunConfig) -> Iterator[str]:
         yield from _set(config, "dpo", ("good_weight", "bad_weight"), why)
     if config.ppo.kl_target is None:
         yield from _set(config, "ppo", ("kl_horizon",), "the KL coefficient is fixed, as ppo.kl_target is null")
+    if config.evaluation.every is None:
+        why = "nothing is evaluated during training, as evaluation.every is null"
+        yield from _set(config, "evaluation", ("during_prompts",), why)
+        yield from _set(config, "limits", ("evaluate_seconds",), why)
     if config.rollout.elastic:
         yield from _set(config, "rollout", ("placement",), "engines {min, max} are placed one by one, wherever there is room")
     if config.rollout.ignore_end:
@@ -41,12 +46,28 @@ def refused(config: RunConfig) -> Iterator[str]:
         yield from _set(config, "value", ("initial",), "the value model starts from value.model")
     if config.cluster.address is not None:
         yield from _set(config, "cluster", _OWN_CLUSTER, "it is of a cluster that a run starts, and cluster.address joins one")
-    for name in ("base_text", "instructions", "preferences", "prompts", "evaluation"):
-        if (source := getattr(config.data, name)) and source.split != "train" and Path(source.path).is_file():
-            yield f"data.{name}.split: it is for hub names, and {source.path} is a file; found {source.split}. Leave it out"
+    names = ("base_text", "instructions", "preferences", "prompts", "evaluation")
+    given = {f"data.{name}": getattr(config.data, name) for name in names}
+    given |= {f"evaluation.prompt_sets.{name}": source for name, source in config.evaluation.prompt_sets.items()}
+    for key, source in given.items():
+        if source and source.split != "train" and Path(source.path).is_file():
+            yield f"{key}.split: it is for hub names, and {source.path} is a file; found {source.split}. Leave it out"
 
 
-def _of_source(where: str, source: RewardSource) -> Iterator[str]:
+def _evaluation(config: RunConfig) -> Iterator[str]:
+    section = config.evaluation
+    if not section.diversity_prompts:
+        why = "with evaluation.diversity_prompts: 0 diversity is not measured"
+        yield from _set(config, "evaluation", ("diversity_samples",), why)
+    elif not section.temperature:
+        why = "with evaluation.temperature: 0 all answers to a prompt are the same"
+        yield from _set(config, "evaluation", ("diversity_prompts", "diversity_samples"), why)
+    for where, source in judge_sources(config).items():
+        if not source.url:
+            yield from _of(where, source, (*_PLACED, "max_wait_ms"), "judges are asked one after another, wherever there is room")
+
+
+def _of_source(where: str, source: ScoreSource) -> Iterator[str]:
     if source.function:
         yield from _of(where, source, _SERVED, f"a {where}.function runs in {where}.replicas processes and holds no model")
     elif source.url:
@@ -61,7 +82,7 @@ def _of_source(where: str, source: RewardSource) -> Iterator[str]:
         yield from _of(where, source, ("retry_seconds",), f"with {where}.retries: 0 nothing is tried again")
 
 
-def _ensemble(where: str, source: RewardSource) -> Iterator[str]:
+def _ensemble(where: str, source: ScoreSource) -> Iterator[str]:
     if not source.ensemble:
         yield from _of(where, source, ("combine",), f"{where}.ensemble is empty, and one model's score is what it is")
     if source.combine != "mean_minus_deviation":

@@ -78,6 +78,11 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages | str) -> 
     return tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
 
 
+def plain_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+    """Tokens of a prompt as lines of text, as base text has them: for a model that knows of no chat."""
+    return tokenizer("\n".join(turn["content"] for turn in messages) + "\n", add_special_tokens=False)["input_ids"]
+
+
 def dialogue_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list[int], list[bool]]:
     """Tokens of a dialogue, and which of them the assistant said, each turn's end token included: both [tokens].
 

@@ -52,15 +52,18 @@ def instruction_messages(row: dict, at: str) -> Messages:
 
 
 def preference_pair(row: dict, at: str) -> dict:
-    """{"messages", "chosen", "rejected", "margin": None} from strings, from hh-rlhf dialogues or from lists of messages."""
+    """{"messages", "chosen", "rejected", "margin"} from strings, from hh-rlhf dialogues or from lists of messages.
+
+    margin: how much better the chosen one is, where the row has a column `margin`; else None.
+    """
     for column in ("chosen", "rejected"):
         if column not in row:
             raise missing(column, row, at, "`chosen` and `rejected` (or `prompt`, `responses` and `ratings`)")
     chosen, rejected = row["chosen"], row["rejected"]
     if "prompt" in row or "messages" in row:
         messages = prompt_messages({k: row[k] for k in ("prompt", "messages") if k in row}, at)
-        return _pair(messages, _answer(chosen, at, "chosen"), _answer(rejected, at, "rejected"))
-    return _pair(*_divided(_dialogue(chosen, at, "chosen"), _dialogue(rejected, at, "rejected"), at))
+        return _pair(messages, _answer(chosen, at, "chosen"), _answer(rejected, at, "rejected"), _margin(row, at))
+    return _pair(*_divided(_dialogue(chosen, at, "chosen"), _dialogue(rejected, at, "rejected"), at), _margin(row, at))
 
 
 def rated_responses(row: dict, at: str) -> dict:
@@ -199,6 +202,21 @@ def text_of(row: dict, at: str) -> str:
 
 def _pair(messages: Messages, chosen: str, rejected: str, margin: float | None = None) -> dict:
     return {"messages": messages, "chosen": chosen, "rejected": rejected, "margin": margin}
+
+
+def _margin(row: dict, at: str) -> float | None:
+    value = row.get("margin")
+    if isinstance(value, str):  # all that CSV has
+        try:
+            value = float(value) if value.strip() else None
+        except ValueError:
+            pass
+    if value is None:
+        return None
+    if not _is_number(value) or value < 0:
+        raise DataError(f"{at}: `margin` must be a number from 0, by how much the chosen response is better; "
+                        f"found {shown(row['margin'])}")
+    return float(value)
 
 
 def _best_first(places: list[float]) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from sys import path as search_path
 
 from scale_rlhf.config.load import dump
 from scale_rlhf.config.places import is_local
-from scale_rlhf.config.reward_sources import reward_functions, reward_sources
+from scale_rlhf.config.reward_sources import judge_functions, judge_sources, reward_functions, reward_sources
 from scale_rlhf.config.schema import SUPERVISED, RunConfig
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.launching.token import ray_token
@@ -44,10 +44,10 @@ class Package:
 
 
 def code_folder(config: RunConfig) -> Path | None:
-    """The folder from which reward functions and evaluation.judge are imported; None where they are installed, or not given."""
+    """The folder from which functions that reward and judge are imported; None where they are installed, or not given."""
     found = {}
-    for key, function in {**reward_functions(config), "evaluation.judge": config.evaluation.judge}.items():
-        module = (function or "").partition(":")[0].split(".")[0]
+    for key, function in (reward_functions(config) | judge_functions(config)).items():
+        module = function.partition(":")[0].split(".")[0]
         if module not in ("", "scale_rlhf") and (folder := _folder_of(module)):  # our own are there
             found[key] = folder
     if len(set(found.values())) > 1:
@@ -165,9 +165,11 @@ def _paths(config: RunConfig) -> Iterator[tuple[str, str]]:
     given = {"model.path": config.model.path, "model.chat_template": config.model.chat_template}
     roles = (*SUPERVISED.values(), "policy", "value", "reference")
     given |= {f"{role}.model": getattr(config, role).model for role in roles}
-    for key, source in reward_sources(config).items():
+    for key, source in (reward_sources(config) | judge_sources(config)).items():
         given |= {f"{key}.model": source.model} | {f"{key}.ensemble.{place}": path for place, path in enumerate(source.ensemble)}
     sources = ("base_text", "instructions", "preferences", "prompts", "evaluation")
     given |= {f"data.{name}": source.path for name in sources if (source := getattr(config.data, name))}
     given |= {f"data.mixture.{place}": source.path for place, source in enumerate(config.data.mixture)}
+    given |= {f"evaluation.prompt_sets.{name}": source.path for name, source in config.evaluation.prompt_sets.items()}
+    given |= {f"evaluation.models.{name}": path for name, path in config.evaluation.models.items()}
     yield from ((key, path) for key, path in given.items() if path)

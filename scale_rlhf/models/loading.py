@@ -36,7 +36,7 @@ def load_scalar(
 
     A sequence-classification folder is taken as it is. On a causal language model a new head is put: no bias,
     weights from N(0, 1/(d + 1)), d the hidden size, drawn from `seed` (Stiennon et al. 2020). Raises ConfigError
-    where there is no model, or a classifier with more than one label.
+    where there is no model, an encoder, or a classifier with more than one label.
     """
     config = model_config(path, trust_remote_code)
     classifies = is_classifier(config)
@@ -44,7 +44,7 @@ def load_scalar(
         raise ConfigError(f"{path}: expected a model with one score (num_labels 1), found {config.num_labels} labels; "
                           "name a reward model, or a causal language model to put a new head on")
     config.num_labels = 1
-    model = _classifier(path, config, dtype, attention, trust_remote_code)
+    model = _decoder(_classifier(path, config, dtype, attention, trust_remote_code), path)
     if not classifies:
         _new_head(model.score, seed)
     return ScalarHead(model)
@@ -65,7 +65,7 @@ def load_aspects(
                           f"{', '.join(config.id2label.values())}; name such a model, or a causal language model")
     config.id2label, config.label2id = named, {name: place for place, name in named.items()}
     config.problem_type = "regression"  # scores: a pipeline must make no probabilities of them
-    model = _classifier(path, config, dtype, attention, trust_remote_code)
+    model = _decoder(_classifier(path, config, dtype, attention, trust_remote_code), path)
     if not classifies:
         _new_head(model.score, seed)
     return model
@@ -191,6 +191,15 @@ def _classifier(path: str, config, dtype: str, attention: str, trust_remote_code
     from transformers import AutoModelForSequenceClassification
 
     return _from_pretrained(AutoModelForSequenceClassification, path, config, dtype, attention, trust_remote_code)
+
+
+def _decoder(model: nn.Module, path: str) -> nn.Module:
+    """The classifier itself. Raises ConfigError for an encoder, which sees both ways and has no number a token."""
+    if not hasattr(model, "score"):
+        raise ConfigError(f"{path}: expected a decoder, which a number can be read from at any token; found an encoder "
+                          f"({type(model).__name__}). An encoder can score as reward.model; to start a value model or the reward "
+                          "stage, name a decoder (value.initial=policy takes the policy)")
+    return model
 
 
 def _from_pretrained(kind, path: str, config, dtype: str, attention: str, trust_remote_code: bool) -> nn.Module:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from scale_rlhf.cluster.actors import Process
@@ -59,6 +59,16 @@ async def all_within(awaitables: Sequence[Awaitable | Any], seconds: float, who:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # retrieve every rank's error: none is left unread
+
+
+async def at_once(work: Iterable[Coroutine]) -> list[Any]:
+    """Their results, in order; the first failure ends the others and travels."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            made = [tasks.create_task(one) for one in work]
+    except ExceptionGroup as failures:
+        raise first_failure(failures) from None
+    return [task.result() for task in made]
 
 
 def first_failure(failures: BaseExceptionGroup) -> BaseException:

@@ -11,6 +11,7 @@
 | score  | reward and reference, both at once                       | limits.score_seconds         |
 | learn  | B scored samples, and each that may get no older         | the limits above             |
 | load   | engines that take a version, while the learner goes on   | limits.publish_seconds       |
+| judge  | held-out answers, beside all this (Evaluations)          | limits.evaluate_seconds      |
 
 With k = 0 the learner waits until a version is loaded, since no sample can start before. With k > 0 it goes on with the
 next batch the moment the weights are handed over.
@@ -23,8 +24,7 @@ import asyncio
 import gc
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +43,8 @@ from scale_rlhf.orchestration.bad_numbers import BadNumbers
 from scale_rlhf.orchestration.baselines import Baselines
 from scale_rlhf.orchestration.deadlines import RoleFailed, first_failure
 from scale_rlhf.orchestration.dynamic_sampling import DynamicSampling
+from scale_rlhf.orchestration.evaluations import Evaluations
+from scale_rlhf.orchestration.garbage import rare_garbage_collection
 from scale_rlhf.orchestration.loop_state import LoopState
 from scale_rlhf.orchestration.parity import Parity
 from scale_rlhf.orchestration.roles import Roles
@@ -68,11 +70,13 @@ class Loop:
 
     def __init__(self, config: RunConfig, roles: Roles, prompts: PromptStream, on_step: Callable[[Step], Awaitable[None]],
                  start: LoopState | None = None, skip: Collection[int] = (),
-                 on_filtered: Callable[[Sample, str], None] = lambda sample, reason: None):
+                 on_filtered: Callable[[Sample, str], None] = lambda sample, reason: None,
+                 evaluations: Evaluations | None = None):
         """on_step: awaited after each version is handed over, and before the next update; generation goes on meanwhile.
 
         start: where to go on from; the policy and the value model must hold that version. skip: indices of samples that are
         left out as soon as it is their turn. on_filtered: told of a sample that will not be trained on, and why.
+        evaluations: made beside the steps; None: none.
         """
         ppo, staleness = config.ppo, config.overlap.max_staleness
         self.start, self.skip, self.on_filtered = start, frozenset(skip), on_filtered
@@ -90,7 +94,7 @@ class Loop:
         penalty, greedy = ppo.missing_end_penalty, ADVANTAGES[ppo.advantages].greedy
         self.baselines = Baselines(roles.rollout.generate, ppo) if greedy else None
         self.dynamic = DynamicSampling(config.limits.silent_groups, penalty) if ppo.dynamic_sampling else None
-        self.parity = Parity(config, roles)
+        self.parity, self.evaluations = Parity(config, roles), evaluations or Evaluations(config, roles)
         self.clock = StepClock()
         self.waiting: dict[asyncio.Future, Callable[[], bool]] = {}  # who waits, and for what to be true
         self.loads: deque[asyncio.Task] = deque(maxlen=2)  # of the last two versions
@@ -224,6 +228,7 @@ class Loop:
     async def _learn(self, metrics: dict[str, float]) -> None:
         for version in range(self.buffer.version, self.config.ppo.steps):
             batch = await self._batch()
+            self._evaluate(version)
             try:
                 metrics |= await self._update(version, batch)
                 await self._publish(version + 1)
@@ -238,7 +243,18 @@ class Loop:
             self._adapt(metrics["kl/reference_mean"])
             await self._report(Step(version + 1, batch, metrics))
             metrics = {}
-        await self.loads[-1]
+        await asyncio.gather(self.loads[-1], self.evaluations.answered())
+        self._evaluate(self.config.ppo.steps)
+        await self.evaluations.finish()
+
+    def _evaluate(self, version: int) -> None:
+        """Where it is due, of the version that engines hold, or are about to."""
+        self.evaluations.begin(version, self.tasks, self.loads[-1] if self.loads else None)
+
+    async def _held_out_answered(self) -> None:
+        if self.evaluations.answering:
+            with self.clock.time("wait_evaluation"):
+                await self.evaluations.answered()
 
     async def _batch(self) -> list[Scored]:
         with self.clock.time("wait_batch"):
@@ -248,6 +264,7 @@ class Loop:
     async def _update(self, version: int, batch: list[Scored]) -> dict[str, float]:
         """Policy and value update at the same time; the value's end is awaited beside publishing."""
         if self.config.rollout.sleep:
+            await self._held_out_answered()
             await self.roles.rollout.sleep()
         training = TrainingBatch(
             [one.sample for one in batch], np.asarray([one.score for one in batch], dtype=np.float32),
@@ -294,6 +311,8 @@ class Loop:
     async def _load(self, version: int, info: dict | None, probe: list[np.ndarray], earlier: list[asyncio.Task]) -> None:
         """Every engine takes the version, after those before; then samples may start with it."""
         await asyncio.gather(*earlier)
+        if self.fixed:
+            await self._held_out_answered()  # by one version, and before any sample of the next
         with self.clock.time("load"):
             loaded = await self.roles.rollout.load(version, info) if info else {}
         self.admission.train(self.batch)  # engines decode for the next version from here on
@@ -381,23 +400,6 @@ def group_size(config: RunConfig) -> int:
     if config.overlap.max_staleness or config.ppo.dynamic_sampling:
         return responses  # one prompt's, so that which prompts are left out, and when, cuts nothing anew
     return -(-config.overlap.score_group // responses) * responses
-
-
-@contextmanager
-def rare_garbage_collection() -> Iterator[None]:
-    """Every sample in flight is tasks and futures that a collection looks at in vain: with thousands of engines that is most
-    of the controller's work at Python's own threshold. So it is done once a step (`_report`), when a batch has just gone, and
-    what was there before the loop, which is all that was imported, is not looked at again.
-    """
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 def prefixed(role: str, numbers: dict[str, float]) -> dict[str, float]:

@@ -15,6 +15,8 @@ from scale_rlhf.experience.buffer import Scored
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.orchestration import ledger
 from scale_rlhf.orchestration.checkpoint import discard_after
+from scale_rlhf.orchestration.evaluations import Evaluation
+from scale_rlhf.orchestration.held_out_log import HeldOutLog, wanted
 from scale_rlhf.orchestration.loop import Step
 from scale_rlhf.orchestration.loop_state import LoopState
 from scale_rlhf.orchestration.run_folder import RunFolder
@@ -32,6 +34,8 @@ class Record:
         self.last: dict[str, float] = {}
         self.seconds = array("f")  # of every step
         self.shown = 0  # steps that the progress bar shows
+        self.held_out: HeldOutLog | None = None  # where there are evaluations
+        self.news = ""  # of evaluations, that no step's line has told of
         self.files = ExitStack()
 
     def __enter__(self) -> "Record":
@@ -64,6 +68,7 @@ class Record:
         discard_after(self.place / "checkpoints", state.version)
         self.files = ExitStack()
         with writing(self.place):
+            self._open_held_out(state.version)
             self.log = MetricsLog(self.folder, "ppo", after=state.version, steps=self.config.ppo.steps)
             self.files.callback(self.log.close)
             self.timeline = Timeline(self.folder.timeline, goes_on=state.version > 0)
@@ -79,6 +84,16 @@ class Record:
             void = f"; {undone} samples of later steps are void" if undone else ""
             self.tell(f"ppo goes on from step {state.version}{void}")
 
+    def _open_held_out(self, version: int) -> None:
+        self.held_out, self.news = None, ""
+        if wanted(self.folder, self.config.evaluation.every):
+            self.held_out = HeldOutLog(self.folder, self.tokenizer, after=version)
+            self.files.callback(self.held_out.close)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Held-out prompts were answered by a version; the next step's line tells of it."""
+        self.news += "  " + self.held_out.add(evaluation)
+
     def step(self, step: Step) -> None:
         """One line with what matters; details go to files."""
         numbers = step.metrics
@@ -92,7 +107,9 @@ class Record:
             self.samples.flush()
         self.shown = step.version
         said = (f"score {numbers['reward/score_mean']:+.3f}  KL {numbers['kl/reference_mean']:.2f}  "
-                f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s  slowest: {slowest(numbers)}")
+                f"{numbers['response/tokens_mean']:.0f} tokens  {numbers['time/step']:.1f} s  slowest: "
+                f"{slowest(numbers)}{self.news}")
+        self.news = ""
         self.progress.advance(1, said)
         logs.LOGGER.info("version %d of %d: %s", step.version, self.config.ppo.steps, said)
 
@@ -114,6 +131,8 @@ class Record:
 
     def account(self, admitted: int) -> dict[str, int]:
         """At the end of a run: that every sample admitted was trained once, or filtered."""
+        if self.news:
+            self.tell(f"ppo{self.news}")  # of the last version
         self._close()
         return ledger.account(self.place, admitted)
 

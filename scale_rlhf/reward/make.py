@@ -2,7 +2,7 @@
 
 from scale_rlhf.cluster.placement import Placement
 from scale_rlhf.config.reward_sources import processes, reward_sources
-from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.schema import RunConfig, ScoreSource
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.orchestration.health import Budget
 from scale_rlhf.reward.interface import RewardFleet
@@ -29,6 +29,11 @@ def make_reward(
         spaces = f"{namespace}-{name}" if namespace and section.mix else namespace  # two of them have a process 0
         sources[name] = (source, _make_source(alone, model, policy, budget, spaces))
     return ShapedReward(config, sources)
+
+
+def make_judge(config: RunConfig, source: ScoreSource, *, policy: str) -> RewardFleet:
+    """What scores answers as `source` says: a judge of the evaluation, by the same means as a reward. Starts nothing."""
+    return _make_source(config.model_copy(update={"reward": source}), None, policy, None, None)
 
 
 def placed(placement: Placement, config: RunConfig) -> list[list[dict]]:

@@ -7,7 +7,7 @@ score. The formulas are in algorithms/shaping.py.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from scale_rlhf.config.reward_sources import processes
 from scale_rlhf.config.schema import RewardSource, RunConfig
 from scale_rlhf.errors import RunError
 from scale_rlhf.experience.sample import Sample
-from scale_rlhf.orchestration.deadlines import first_failure
+from scale_rlhf.orchestration.deadlines import at_once
 from scale_rlhf.orchestration.health import State
 from scale_rlhf.reward.calls import Calls
 from scale_rlhf.reward.interface import RewardFleet
@@ -47,7 +47,7 @@ class ShapedReward:
             count = processes(section)[0]
             starts.append(self.fleets[name].start(options[place : place + count] if options else None, probe))
             place += count
-        await _at_once(starts)
+        await at_once(starts)
 
     async def score(self, samples: Sequence[Sample], *, fixed: bool, group: int) -> list[float]:
         with self._calls.one(len(samples)):
@@ -56,7 +56,7 @@ class ShapedReward:
 
     async def raw(self, samples: Sequence[Sample], *, fixed: bool, group: int) -> dict[str, list[float]]:
         """Scores by source, as the sources give them."""
-        scores = await _at_once([fleet.score(samples, fixed=fixed, group=group) for fleet in self.fleets.values()])
+        scores = await at_once([fleet.score(samples, fixed=fixed, group=group) for fleet in self.fleets.values()])
         return dict(zip(self.fleets, scores, strict=True))
 
     def _shape(self, raw: Mapping[str, Sequence[float]], samples: Sequence[Sample]) -> torch.Tensor:
@@ -98,16 +98,6 @@ class ShapedReward:
     def close(self) -> None:
         for fleet in self.fleets.values():
             fleet.close()
-
-
-async def _at_once(work: Sequence[Coroutine]) -> list[Any]:
-    """Their results; the first failure ends the others and travels."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            made = [tasks.create_task(one) for one in work]
-    except ExceptionGroup as failures:
-        raise first_failure(failures) from None
-    return [task.result() for task in made]
 
 
 def _named(member: str, source: str, sources: Mapping[str, Any]) -> str:

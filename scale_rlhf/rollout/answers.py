@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scale_rlhf.cluster.device import environment
-from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.schema import ModelSection, RolloutSection, RunConfig
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.rollout.fleet import RolloutFleet
 from scale_rlhf.weights.files import shapes, tensors
@@ -28,7 +28,7 @@ class Answerer:
         self.config.rollout.verify_weights = False  # there is no trainer to agree with
         self.fleet: RolloutFleet | None = None
         self.publisher = SharedMemoryPublisher(f"answers-{uuid.uuid4().hex[:8]}")
-        self.shapes: dict | None = None
+        self.loaded: tuple[dict | None, int] | None = None  # shapes of the model in the engine, and its end token
         self.version, self.beside = 0, True  # us, on this host
 
     def __enter__(self) -> "Answerer":
@@ -38,14 +38,14 @@ class Answerer:
 
     def load(self, model: str) -> None:
         """Answer with this model from now on. model: a folder with safetensors, or a hub name."""
-        found = shapes(model)
-        if self.fleet is None or not self.beside or found is None or found != self.shapes:
+        found = shapes(model), end_token(model, self.config.model)
+        if self.fleet is None or not self.beside or found[0] is None or found != self.loaded:
             self._start(model)
         else:
             self.version += 1
-            manifest = self.publisher.publish(self.version, tensors(model), found)
+            manifest = self.publisher.publish(self.version, tensors(model), found[0])
             self.runner.run(self.fleet.load(self.version, manifest.update_info()))
-        self.shapes = found
+        self.loaded = found
 
     def answer(self, prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> list[Sample]:
         """A response to each prompt, all at once. The same seed gives the same responses."""
@@ -65,19 +65,26 @@ class Answerer:
         self._stop()
         import ray
 
-        from scale_rlhf.data.chat import load_tokenizer
-
-        rollout = self.config.rollout
-        ends = [load_tokenizer(model, self.config.model).eos_token_id]
-        self.fleet = RolloutFleet(self.config, model, ends)
-        ranks = rollout.tensor_parallel
-        options = {"num_cpus": rollout.cpus * ranks, "num_gpus": rollout.gpus * ranks, "label_selector": rollout.labels,
-                   "resources": {name: amount * ranks for name, amount in rollout.resources.items()},
-                   "runtime_env": {"env_vars": environment(rollout.threads, rollout.gpus)}}
-        self.runner.run(self.fleet.start([options]))
+        self.fleet = RolloutFleet(self.config, model, [end_token(model, self.config.model)])
+        self.runner.run(self.fleet.start([engine_options(self.config.rollout)]))
         self.beside = self.runner.run(self.fleet.places()) == [ray.get_runtime_context().get_node_id()]
 
     def _stop(self) -> None:
         if self.fleet is not None:
             self.runner.run(self.fleet.close())
             self.fleet = None
+
+
+def end_token(model: str, section: ModelSection) -> int:
+    """The token that ends a model's answer."""
+    from scale_rlhf.data.chat import load_tokenizer
+
+    return load_tokenizer(model, section).eos_token_id
+
+
+def engine_options(rollout: RolloutSection) -> dict:
+    """Ray options of one engine that nobody has placed: one process that owns its ranks' share of a node."""
+    ranks = rollout.tensor_parallel
+    return {"num_cpus": rollout.cpus * ranks, "num_gpus": rollout.gpus * ranks, "label_selector": rollout.labels,
+            "resources": {name: amount * ranks for name, amount in rollout.resources.items()},
+            "runtime_env": {"env_vars": environment(rollout.threads, rollout.gpus)}}

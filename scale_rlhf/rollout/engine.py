@@ -9,7 +9,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,6 +112,20 @@ class RolloutEngine:
         self.tokens += len(sample.response_ids)
         return sample
 
+    async def stream(self, prompt: Prompt, *, temperature: float | None = None,
+                     max_tokens: int | None = None) -> AsyncIterator[Sample]:
+        """The response as far as it is, each time there is more of it; the last is what `generate` gives. Cancelled, it ends."""
+        from vllm.sampling_params import RequestOutputKind
+
+        params = sampling_params(self.rollout, self.end_token_ids, sample_seed(self.seed, prompt.index),
+                                 temperature=temperature, max_tokens=max_tokens)
+        params.output_kind = RequestOutputKind.CUMULATIVE
+        length = 0
+        async for output in self._outputs(prompt.token_ids, params, str(prompt.index)):
+            sample = to_sample(prompt, output)
+            self.tokens, length = self.tokens + len(sample.response_ids) - length, len(sample.response_ids)
+            yield sample
+
     async def score(self, sample: Sample) -> tuple[np.ndarray, int]:
         """The log-probabilities, at temperature 1, that the engine gives to a response it is shown: float32 [response
         tokens], and the version of the weights that computed them.
@@ -127,15 +141,19 @@ class RolloutEngine:
 
     async def _answer(self, token_ids: Iterable[int], params: "SamplingParams", name: str) -> "RequestOutput":
         """One request through the gate and vLLM."""
+        final = None
+        async for output in self._outputs(token_ids, params, name):
+            final = output
+        return final
+
+    async def _outputs(self, token_ids: Iterable[int], params: "SamplingParams", name: str) -> AsyncIterator["RequestOutput"]:
         self.requests += 1
         request, tokens = f"{name}-{self.requests}", {"prompt_token_ids": [int(token) for token in token_ids]}
         async with self.gate.enter():
             self.decoding.enter()
             try:
-                final = None
                 async for output in self.engine.generate(tokens, params, request_id=request):
-                    final = output
-                return final
+                    yield output
             finally:
                 self.decoding.leave()
 

@@ -7,7 +7,7 @@ Engines that may come and go (rollout.engines: {min, max}) are started when the 
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,21 @@ class RolloutFleet:
             finally:
                 self.balance.done(place)
             place = another
+
+    async def stream(self, prompt: Prompt, **sampling: Any) -> AsyncIterator[Sample]:
+        """One response while it grows, for someone who watches: see `RolloutEngine.stream`. It is not issued again where its
+        engine fails. Close it early (`aclose`), and the engine stops there.
+        """
+        import ray
+
+        place = await self._free()
+        seconds, growing = self.config.limits.generate_seconds, self.engines[place].stream.remote(prompt, **sampling)
+        try:
+            while (grown := await within(anext(growing, None), seconds, self._name(place), f"sample {prompt.index}")) is not None:
+                yield await within(grown, seconds, self._name(place), f"sample {prompt.index}")
+        finally:
+            ray.cancel(growing)  # nothing, where it has ended
+            self.balance.done(place)
 
     async def load(self, version: int, update_info: dict[str, Any]) -> dict[str, float]:
         """Every engine takes a published version: all stage it at once, `overlap.update_wave` at a time go over to it.

@@ -1,18 +1,14 @@
-"""Who is evaluated, on which prompts, and what they answer: one engine, the models loaded into it one after another."""
+"""Who is evaluated, and on which prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from scale_rlhf.errors import ConfigError
-from scale_rlhf.experience.sample import Prompt, Sample
+from scale_rlhf.config.judge_checks import HELD_OUT
+from scale_rlhf.errors import ConfigError, DataError
+from scale_rlhf.evaluation.behaviour import should_of
 from scale_rlhf.stages.models import starting_model
-from scale_rlhf.telemetry.measures import model_name
-from scale_rlhf.telemetry.progress import stage_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,9 +17,6 @@ if TYPE_CHECKING:
     from scale_rlhf.orchestration.run_folder import RunFolder
 
 ALIGNED = {"ppo": "policy", "dpo": "dpo", "best_of_n": "best_of_n"}  # stage: role that it starts as
-PROMPTS_PER_CALL = 256
-KL_PROMPTS = 256  # a KL over so many responses has a standard error well under a nat
-KL_SEED = 7_919  # samples for the KL are other samples than those that are judged
 
 
 @dataclass(frozen=True)
@@ -33,6 +26,8 @@ class Contestants:
     paths: dict[str, str]
     anchor: str
     plain: frozenset[str]  # base models made from plain text here: they know of no chat, and are asked in a line of text
+    # Of further models that have other tokens or another chat template than the run's: they are asked and read by their own.
+    tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,10 +38,15 @@ class Question:
     token_ids: list[int]  # chat template applied
     text: str  # the last turn of the user: what the judge and the reader see
 
+    @property
+    def should(self) -> str | None:
+        """answer, refuse or admit, where the file says it."""
+        return self.row.get("should")
+
 
 def contestants(config: RunConfig, folder: RunFolder) -> Contestants:
-    """base, sft and what came of it: those that the run made, else those that the configuration names. ConfigError where
-    there is none.
+    """base, sft and what came of it: those that the run made, else those that the configuration names; then evaluation.models.
+    ConfigError where there is none.
 
     A policy that was made here is set against what it started from; one that is named as policy.model, against reference.model.
     """
@@ -59,91 +59,60 @@ def contestants(config: RunConfig, folder: RunFolder) -> Contestants:
     found = {name: path for name, path in {"base": base, "sft": sft, **aligned}.items() if path}
     if found.get("sft") == base:
         found.pop("sft", None)
+    found |= config.evaluation.models
     if not found:
         raise ConfigError(
             f"model.path: there is no model to evaluate: {folder.path}/models has none of base, sft, {', '.join(ALIGNED)}. "
-            "Run those stages first, or give model.path or policy.model"
+            "Run those stages first, or give model.path, policy.model or evaluation.models"
         )
-    anchor = next(name for name in ("sft", "base", *ALIGNED) if name in found)
+    anchor = next(name for name in ("sft", "base", *ALIGNED, *config.evaluation.models) if name in found)
     return Contestants(found, anchor, frozenset({"base"} & made.keys()) if config.base.model is None else frozenset())
+
+
+def with_tokenizers(config: RunConfig, who: Contestants, tokenizer: PreTrainedTokenizerBase) -> Contestants:
+    """The same models, with the tokenizers of those that cannot be asked as the others are. tokenizer: of the run's models."""
+    from scale_rlhf.data.chat import load_tokenizer
+
+    own = {name: load_tokenizer(path, config.model) for name, path in config.evaluation.models.items()}
+    ours = _language(tokenizer)
+    return replace(who, tokenizers={name: one for name, one in own.items() if _language(one) != ours})
+
+
+def prompt_sets(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Question]]:
+    """The held-out prompts and those of evaluation.prompt_sets, by the name of the set. Raises DataError as `questions`."""
+    from scale_rlhf.data.read import prompts
+
+    sets = {HELD_OUT: questions(config, folder, tokenizer)}
+    for name, source in config.evaluation.prompt_sets.items():
+        key = f"evaluation.prompt_sets.{name}"
+        sets[name] = _questions(config, tokenizer, prompts(source, key))
+    return sets
 
 
 def questions(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTokenizerBase) -> list[Question]:
     """The held-out prompts, at most evaluation.prompts of them. Raises DataError for a prompt over data.max_prompt_tokens."""
-    from scale_rlhf.data.chat import prompt_ids
-    from scale_rlhf.data.limit import within_limit
     from scale_rlhf.data.sources import sources
-    from scale_rlhf.errors import DataError
 
     rows = sources(config, folder).evaluation_prompts()
-    limit = config.data.max_prompt_tokens
-    rows, _ = within_limit(rows, lambda messages: len(prompt_ids(tokenizer, messages)), limit, config.data.long_prompts)
     if not rows:
         raise DataError("data.evaluation: there are no held-out prompts; give a file with some, or raise data.hold_out")
+    return _questions(config, tokenizer, rows)
+
+
+def _questions(config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> list[Question]:
+    from scale_rlhf.data.chat import prompt_ids
+    from scale_rlhf.data.limit import within_limit
+
+    limit = config.data.max_prompt_tokens
+    rows, _ = within_limit(rows, lambda messages: len(prompt_ids(tokenizer, messages)), limit, config.data.long_prompts)
+    for row in rows:
+        should_of(row)
     return [
         Question(row, list(prompt_ids(tokenizer, row["messages"])), row["messages"][-1]["content"])
         for row in rows[: config.evaluation.prompts]
     ]
 
 
-def answer(
-    config: RunConfig, who: Contestants, asked: Sequence[Question], tokenizer: PreTrainedTokenizerBase
-) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
-    """Every model's answers to every question, and its samples for the KL: two {model: [Sample]}.
-
-    Answers are at evaluation.temperature. The KL is of the policy that was trained, so its samples are at
-    rollout.temperature: the same ones where the temperatures agree, else samples of their own.
-    """
-    from scale_rlhf.rollout.answers import Answerer
-
-    drawn = config.rollout.temperature
-    answers: dict[str, list[Sample]] = {}
-    for_kl: dict[str, list[Sample]] = {}
-    ends = {tokenizer.eos_token_id, *config.rollout.stop_token_ids}
-
-    def ask(name: str, prompts: Sequence[list[int]], temperature: float, seed: int) -> list[Sample]:
-        found: list[Sample] = []
-        for start in range(0, len(prompts), PROMPTS_PER_CALL):
-            part = prompts[start : start + PROMPTS_PER_CALL]
-            replies = answerer.answer(part, temperature, seed + start)
-            found += [_sample(start + i, asked[start + i], reply, ends) for i, reply in enumerate(replies)]
-            progress.advance(len(part), model_name(name))
-        return found
-
-    chat = [question.token_ids for question in asked]
-    with stage_progress("evaluate: answers", _calls(config, who, len(asked))) as progress, Answerer(config) as answerer:
-        for name, path in who.paths.items():
-            answerer.load(path)
-            prompts = [_plain(question, tokenizer) for question in asked] if name in who.plain else chat
-            answers[name] = ask(name, prompts, config.evaluation.temperature, config.run.seed)
-            if name != who.anchor:
-                own = _kl_needs_its_own(config, who, name)
-                for_kl[name] = (
-                    ask(name, chat[:KL_PROMPTS], drawn, config.run.seed + KL_SEED) if own else answers[name][:KL_PROMPTS]
-                )
-    return answers, for_kl
-
-
-def _kl_needs_its_own(config: RunConfig, who: Contestants, name: str) -> bool:
-    return name in who.plain or config.evaluation.temperature != config.rollout.temperature
-
-
-def _calls(config: RunConfig, who: Contestants, count: int) -> int:
-    """Responses to generate in all."""
-    extra = sum(name != who.anchor and _kl_needs_its_own(config, who, name) for name in who.paths)
-    return len(who.paths) * count + extra * min(count, KL_PROMPTS)
-
-
-def _plain(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The prompt as a line of text, as base text has them."""
-    turns = "\n".join(turn["content"] for turn in question.row["messages"])
-    return tokenizer(turns + "\n", add_special_tokens=False)["input_ids"]
-
-
-def _sample(index: int, question: Question, reply, ends: set[int]) -> Sample:
-    """A reply, token ids or a Sample of the engine, as the answer to the prompt with its chat template, whoever was asked how."""
-    ids = np.asarray(getattr(reply, "response_ids", reply), np.int32)
-    row = {**question.row, "prompt": question.text}
-    empty = np.zeros(len(ids), np.float32)
-    ended = bool(getattr(reply, "ended", len(ids) and int(ids[-1]) in ends))
-    return Sample(Prompt(index, index, np.asarray(question.token_ids, np.int32), row), ids, empty, empty.astype(np.int32), ended)
+def _language(tokenizer: PreTrainedTokenizerBase) -> tuple:
+    """What a prompt's and an answer's tokens depend on."""
+    return tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.eos_token_id

@@ -91,7 +91,8 @@ def kl_estimate(own: Sequence[float], anchor: Sequence[float]) -> float:
 async def _measure(config, who: Contestants, answers, for_kl, text, reward_model, folder) -> Scores:
     texts = text_samples(text)
     own = {name: [_at(sample, config.rollout.temperature) for sample in samples] for name, samples in for_kl.items()}
-    jobs: dict[str, dict[str, list[Sample]]] = {name: {"text": texts} for name in who.paths}
+    # A perplexity a token means nothing beside one in other tokens.
+    jobs: dict[str, dict[str, list[Sample]]] = {name: {"text": texts} for name in who.paths if name not in who.tokenizers}
     for name, samples in own.items():
         jobs[name][name] = samples
         jobs[who.anchor][name] = samples
@@ -110,10 +111,10 @@ async def _measure(config, who: Contestants, answers, for_kl, text, reward_model
                 scores.rewards = await _rewards(config, reward_model, who, answers, progress, folder)
 
         sums: dict[str, dict[str, list[float]]] = {}
-        await _all([*(model(name) for name in who.paths), *([rewards()] if rewarded else [])])
+        await _all([*(model(name) for name in jobs), *([rewards()] if rewarded else [])])
     if texts:
         tokens = sum(len(sample.response_ids) for sample in texts)
-        scores.perplexity = {name: perplexity(sums[name]["text"], tokens) for name in who.paths}
+        scores.perplexity = {name: perplexity(sums[name]["text"], tokens) for name in jobs}
     scores.kl = {name: kl_estimate(sums[name][name], sums[who.anchor][name]) for name in own} | {who.anchor: 0.0}
     return scores
 
@@ -127,7 +128,7 @@ async def _log_likelihoods(
     fleet = FrozenFleet(f"evaluation of {name}", work, section, config.limits)
     try:
         await fleet.start()
-        return {job: await _in_groups(samples, section, _compute(fleet), progress) for job, samples in jobs.items()}
+        return {job: await in_groups(samples, section, _compute(fleet), progress) for job, samples in jobs.items()}
     finally:
         fleet.close()
 
@@ -149,12 +150,12 @@ async def _rewards(config, reward_model, who: Contestants, answers, progress: St
     try:
         await reward.start()
         await settle_moments(config, folder, reward, policy)
-        return {name: await _in_groups(samples, config.reward, compute, progress) for name, samples in answers.items()}
+        return {name: await in_groups(samples, config.reward, compute, progress) for name, samples in answers.items()}
     finally:
         reward.close()
 
 
-async def _in_groups(samples: Sequence[Sample], section: FrozenRole, compute, progress: StageProgress) -> list[float]:
+async def in_groups(samples: Sequence[Sample], section: FrozenRole, compute, progress: StageProgress) -> list[float]:
     """Requests of GROUP samples, few enough at a time that none waits long for its turn. Results in order."""
     turns = asyncio.Semaphore(REQUESTS * section.replicas)
 

@@ -9,20 +9,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scale_rlhf.evaluation import statistics
+from scale_rlhf.evaluation.findings import joined, recorded
+from scale_rlhf.evaluation.statistics import Estimate
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.stages.evaluation_answers import Contestants, Question
 from scale_rlhf.stages.evaluation_judging import Verdict, mean, means
 from scale_rlhf.stages.evaluation_scoring import Scores
+from scale_rlhf.telemetry.judged import further
 from scale_rlhf.telemetry.measures import conclusions, measured, model_name
 
 if TYPE_CHECKING:
     from scale_rlhf.config.schema import RunConfig
-
-
-def win_rate(scores: Sequence[float], others: Sequence[float]) -> float:
-    """Share of prompts on which the first score is the higher; ties count half."""
-    wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, others, strict=True)]
-    return sum(wins) / len(wins)
+    from scale_rlhf.evaluation.judges import Judged
 
 
 def gap_closed(before: float | None, after: float | None, best: float | None) -> float | None:
@@ -41,7 +40,10 @@ def make_table(
     best: Sequence[float | None],
     judge: str | None,
 ) -> dict:
-    """What evaluation/table.json holds. verdicts: by model, None without a judge. best: attainable score of each prompt."""
+    """What evaluation/table.json holds of the held-out prompts.
+
+    verdicts: by model, None without a judge. best: attainable score of each prompt.
+    """
     models = {}
     for name, path in who.paths.items():
         judged = means(verdicts[name]) if verdicts else {}
@@ -50,8 +52,9 @@ def make_table(
             **judged,
             **_sampled(answers[name]),
             **_scored(name, scores),
-            "win_rate": _wins(name, who.anchor, verdicts, scores),
+            "win_rate": None,
         }
+        models[name] = joined(models[name], recorded(_estimates(name, who.anchor, verdicts, scores)))
     attainable = mean(best)
     before, after = (models.get(name, {}).get("score") for name in (who.anchor, "ppo"))
     return {
@@ -95,15 +98,32 @@ def answer_rows(
     return rows
 
 
+def mark(rows: Sequence[dict], judged: dict[str, Judged]) -> None:
+    """Write what judges that score say of each answer into the rows, as `judges`."""
+    for name, one in judged.items():
+        for model, numbers in one.scores.items():
+            for row, number in zip(rows, numbers, strict=True):
+                row["answers"][model].setdefault("judges", {})[name] = number
+
+
 def print_table(table: dict, console: Console) -> None:
     """The table, models side by side, and the sentences under it."""
     grid = Table(title="Evaluation on held-out prompts", title_justify="left", header_style="bold")
     grid.add_column("")
     for name in table["models"]:
         grid.add_column(model_name(name), justify="right")
-    for _, label, numbers in measured(table):
+    for _, label, numbers in measured(table, brief=True):
         grid.add_row(label, *numbers.values())
     console.print(grid)
+    if rows := further(table, brief=True):
+        grid = Table(title="Judges and prompt sets", title_justify="left", header_style="bold")
+        grid.add_column("prompts")
+        grid.add_column("")
+        for name in table["models"]:
+            grid.add_column(model_name(name), justify="right")
+        for row in rows:
+            grid.add_row(row.prompts, row.label, *row.numbers.values())
+        console.print(grid)
     for line in conclusions(table):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -138,9 +158,17 @@ def _scored(name: str, scores: Scores) -> dict[str, float | None]:
     return {"reward": mean(scores.rewards.get(name, [])), "kl": scores.kl.get(name), "perplexity": scores.perplexity.get(name)}
 
 
-def _wins(name: str, anchor: str, verdicts: dict[str, list[Verdict]] | None, scores: Scores) -> float | None:
-    if name == anchor:
-        return None
+def _estimates(
+    name: str, anchor: str, verdicts: dict[str, list[Verdict]] | None, scores: Scores
+) -> dict[str, Estimate | None]:
+    """With intervals: what judge and reward say of a model's answers, and its wins against the anchor."""
+    found: dict[str, Estimate | None] = {"reward": statistics.mean(scores.rewards.get(name, []))}
+    by = scores.rewards
     if verdicts:
-        return win_rate(*([verdict.score for verdict in verdicts[who]] for who in (name, anchor)))
-    return win_rate(scores.rewards[name], scores.rewards[anchor]) if scores.rewards else None
+        by = {who: [verdict.score for verdict in said] for who, said in verdicts.items()}
+        for key in Verdict.__dataclass_fields__:
+            known = [value for verdict in verdicts[name] if (value := getattr(verdict, key)) is not None]
+            found[key] = (statistics.share if key == "right_form" else statistics.mean)(known)
+    if by and name != anchor:
+        found["win_rate"] = statistics.share(statistics.wins(by[name], by[anchor]))
+    return found

@@ -14,6 +14,7 @@ from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.bad_numbers import BadNumbers
 from scale_rlhf.orchestration.checkpoint import Checkpoints
 from scale_rlhf.orchestration.deadlines import RoleFailed
+from scale_rlhf.orchestration.evaluations import Evaluations
 from scale_rlhf.orchestration.health import Budget
 from scale_rlhf.orchestration.loop import Loop, Step
 from scale_rlhf.orchestration.loop_state import LoopState
@@ -22,6 +23,7 @@ from scale_rlhf.orchestration.roles import Roles, StartingModels
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.orchestration.watch import Watch
 from scale_rlhf.reward.reference_answers import settle_moments
+from scale_rlhf.stages.ppo_evaluation import HeldOut, held_out
 
 
 def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
@@ -33,9 +35,10 @@ def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
     models = starting_models(config, folder)
     tokenizer = load_tokenizer(models.policy, config.model)
     token_ids, rows = training_prompts(config, folder, tokenizer)
+    judged = held_out(config, folder, tokenizer)
     started = time.monotonic()
     with Record(config, folder, tokenizer) as record:
-        training = Training(config, folder, models, [tokenizer.eos_token_id], token_ids, rows, record)
+        training = Training(config, folder, models, [tokenizer.eos_token_id], token_ids, rows, record, judged)
         accounts = asyncio.run(training.run())
     return record.summary() | accounts | {"seconds": time.monotonic() - started}
 
@@ -44,9 +47,10 @@ class Training:
     """The stage from start to end: roles that start, go on from the newest checkpoint, and are ended, whatever happens."""
 
     def __init__(self, config: RunConfig, folder: RunFolder, models: StartingModels, end_token_ids: Sequence[int],
-                 token_ids: Sequence[Sequence[int]], rows: Sequence[dict], record: Record):
+                 token_ids: Sequence[Sequence[int]], rows: Sequence[dict], record: Record,
+                 judged: HeldOut):
         self.config, self.folder, self.models, self.record = config, folder, models, record
-        self.end_token_ids, self.token_ids, self.rows = end_token_ids, token_ids, rows
+        self.end_token_ids, self.token_ids, self.rows, self.judged = end_token_ids, token_ids, rows, judged
         self.prompts = PromptStream(token_ids, rows, responses=config.ppo.responses_per_prompt, seed=config.run.seed)
         self.checkpoints = Checkpoints(folder.stage("ppo") / "checkpoints", config, fingerprint(token_ids))
         self.watch = Watch(config, folder)
@@ -129,7 +133,10 @@ class Training:
             if self.config.ppo.export_every and step.version % self.config.ppo.export_every == 0:
                 await roles.policy.save(str(self.folder.model(f"ppo-step-{step.version:06d}")))
 
-        loop = Loop(self.config, roles, self.prompts, after, start, self.skip, self.record.filter)
+        evaluations = Evaluations(
+            self.config, roles, self.judged.prompts, self.judged.judge, self.record.evaluated, self.record.tell,
+            known=self.record.held_out.versions if self.record.held_out else ())
+        loop = Loop(self.config, roles, self.prompts, after, start, self.skip, self.record.filter, evaluations)
         loop.parity.probe_with([np.asarray(ids, dtype=np.int32) for ids in self.token_ids])
         return loop
 

@@ -26,7 +26,7 @@ from scale_rlhf.cluster.signals import interruptible, uninterrupted
 from scale_rlhf.config.changes import changes
 from scale_rlhf.config.checks import check, stages_of
 from scale_rlhf.config.load import load_config
-from scale_rlhf.config.reward_sources import reward_functions
+from scale_rlhf.config.reward_sources import judge_functions, reward_functions
 from scale_rlhf.config.schema import STAGES, RunConfig
 from scale_rlhf.data.checks import check_data
 from scale_rlhf.data.sources import sources
@@ -56,7 +56,7 @@ def run(config: RunConfig, stages: Sequence[str] | None = None) -> RunFolder:
     stages = stages_of(config, stages)
     notes = check(config, stages)
     check_free(Path(config.run.folder), config.run.name)
-    _prepare_process(config)
+    prepare_process(config)
     if not config.data.practice:
         notes += check_data(config, sources(config, None), stages)
     folder = RunFolder.create(config, stages)
@@ -100,7 +100,7 @@ def _go_on(folder: RunFolder, config: RunConfig, force: bool) -> RunFolder:
                           "if you know what it does to the result")
     notes = [f"changed since it began: {change}" for change in changed]
     notes += check(config, stages, earlier=[name for name in folder.state()["stages"] if name not in stages])
-    _prepare_process(config)
+    prepare_process(config)
     if config.data.practice:
         notes += _practice_world(config, folder, stages)
     else:
@@ -217,7 +217,7 @@ def _practice_world(config: RunConfig, folder: RunFolder, stages: list[str]) -> 
     return check_data(config, sources(config, folder), stages)
 
 
-def _prepare_process(config: RunConfig) -> None:
+def prepare_process(config: RunConfig) -> None:
     """The environment of this process and of those that it starts. Raises RunError where packages do not fit each other.
 
     Functions named by their import path may lie in the folder that the run is started from, for every process of it.
@@ -225,7 +225,7 @@ def _prepare_process(config: RunConfig) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     check_installation()
-    if not (reward_functions(config) or config.evaluation.judge):
+    if not (reward_functions(config) or judge_functions(config)):
         return
     here = os.getcwd()
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]

@@ -33,6 +33,8 @@ QUALITY = (
     Chart(
         "Helpful, honest, harmless", "evaluate", {"true/helpful": "helpful", "true/honest": "honest", "true/harmless": "harmless"}
     ),
+    Chart("Training reward on held-out prompts", "held_out", {"evaluate/reward": "reward"}, note="By version, during training."),
+    Chart("The judge on held-out prompts", "held_out", {"evaluate/score": "judge"}, note="The same answers."),
     Chart("KL to the reference, nats a response", "ppo", {"kl/reference_mean": "KL"}, from_zero=True),
     Chart("Reward after the KL penalty", "ppo", {"reward/total_mean": "score − β·KL"}),
     Chart("Response length, tokens", "ppo", {"response/tokens_mean": "tokens"}, from_zero=True),

@@ -33,6 +33,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Is it learning?": (
         Panel("Score", _each("reward_score", "reward_total", "reward_score_deviation"),
               about="Rises, then flattens. The total is the score less the KL penalty."),
+        Panel("Held-out prompts", _each("evaluate_reward", "evaluate_score"),
+              about="With evaluation.every. The judge falls while the reward rises: the reward is being exploited."),
         Panel("KL to the reference", _each("kl", "kl_limit", "kl_target"), about="Nats a response. Rises from 0 and settles."),
         Panel("Losses", _each("loss"), about="Their values say little; jumps say that the learning rate is too high."),
         Panel("Responses", _each("response_tokens"), about="Mean length in tokens."),

@@ -8,8 +8,10 @@ from typing import Any
 
 from scale_rlhf.config.schema import STAGES
 from scale_rlhf.telemetry.charts import OVERLAP, QUALITY, SUPERVISED, TRAINING, draw, draw_timeline, draw_times
+from scale_rlhf.telemetry.judged_report import judged_section
 from scale_rlhf.telemetry.measures import conclusions, measured, model_name
 from scale_rlhf.telemetry.metrics import read_jsonl, read_metrics
+from scale_rlhf.telemetry.overoptimisation_report import overoptimisation_section
 from scale_rlhf.telemetry.report_style import STYLE
 from scale_rlhf.telemetry.reward_report import reward_section
 from scale_rlhf.telemetry.timeline import read_lanes
@@ -23,15 +25,19 @@ def write_report(folder: Any) -> Path:
     folder: a RunFolder, or the path of one. All text from files is escaped; there are no links, scripts or fonts from elsewhere.
     """
     path = Path(getattr(folder, "path", folder))
-    metrics = {stage: read_metrics(path / "metrics" / f"{stage}.jsonl") for stage in STAGES}
+    metrics = {stage: read_metrics(path / "metrics" / f"{stage}.jsonl") for stage in (*STAGES, "held_out")}
     table = _json(path / "evaluation" / "table.json")
     state, environment = _json(path / "run.json"), _json(path / "environment.json")
     sections = [
         _header(path.name, state, environment),
         _tiles(table),
         _table(table),
-        _answers(read_jsonl(path / "evaluation" / "answers.jsonl")),
+        judged_section(table),
+        _answers("Answers side by side", read_jsonl(path / "evaluation" / "answers.jsonl")),
+        *(_answers(f"Answers side by side: {name}", read_jsonl(path / "evaluation" / f"answers-{name}.jsonl"))
+          for name in table.get("prompt_sets", {}) if name != "held_out"),
         _charts("What reinforcement learning changed", draw(QUALITY, metrics)),
+        overoptimisation_section(path),
         _charts("How it learned", draw(TRAINING, metrics)),
         _charts("Where the time went", draw_times(metrics)),
         *draw_timeline(_lanes(path / "timeline.json")),
@@ -112,7 +118,7 @@ def _best(measure, table: Mapping) -> set[str]:
     return best if len(best) < len(numbers) else set()
 
 
-def _answers(rows: Sequence[Mapping]) -> str:
+def _answers(title: str, rows: Sequence[Mapping]) -> str:
     if not rows:
         return ""
     first, more = rows[:ANSWERS_SHOWN], rows[ANSWERS_SHOWN:ANSWERS_FOLDED]
@@ -121,7 +127,7 @@ def _answers(rows: Sequence[Mapping]) -> str:
         if more
         else ""
     )
-    return f'<h2>Answers side by side</h2><div class="answers">{"".join(map(_answer, first))}</div>{folded}'
+    return f'<h2>{escape(title)}</h2><div class="answers">{"".join(map(_answer, first))}</div>{folded}'
 
 
 def _answer(row: Mapping) -> str:
@@ -137,6 +143,7 @@ def _mark(answer: Mapping) -> str:
     parts = [
         f"{label} {answer[key]:.2g}" for key, label in (("score", "true"), ("reward", "reward")) if answer.get(key) is not None
     ]
+    parts += [f"{judge} {number:.2g}" for judge, number in answer.get("judges", {}).items()]
     return ", ".join(parts)
 
 

@@ -9,6 +9,7 @@ from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.telemetry import instruments
 
+BESIDE = ("held_out",)  # its lines come while another stage runs
 NOT_LIVE = ("evaluate",)  # its lines are about steps that have long been made
 
 
@@ -64,6 +65,8 @@ class RayMetrics:
         self.ages: set[str] = set()  # of samples, that some step had
 
     def begin(self, stage: str, steps: int | None) -> None:
+        if stage in BESIDE:
+            return
         if self.stage not in (None, stage):
             instruments.record("stage_running", 0.0, stage=self.stage)
         if self.stage != stage:
@@ -76,6 +79,10 @@ class RayMetrics:
 
     def log(self, stage: str, step: int, values: Mapping[str, float | None]) -> None:
         if stage in NOT_LIVE:
+            return
+        if stage in BESIDE:
+            for key, value in values.items():
+                instruments.record_line(key, value, stage)
             return
         before, self.last = self.last, self.clock()
         instruments.record("step", step, stage=stage)

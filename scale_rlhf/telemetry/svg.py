@@ -48,6 +48,15 @@ def stacked_chart(series: Sequence[Series], *, total: Series | None = None, x_la
     return _svg(parts, ", ".join(one.name for one in series))
 
 
+def dot_chart(dots: Series, line: Series, *, x_label: str) -> str:
+    """A dot for each point of `dots`, and a line through those of `line`, which are some of them."""
+    frame = _Frame(dots.points, from_zero=False)
+    circles = "".join(f'<circle class="dot c0" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3"/>' for x, y in dots.points)
+    drawn = f'<polyline class="line c1" points="{frame.path(line.points)}"/>' if len(line.points) > 1 else ""
+    parts = [frame.axes(x_label), drawn, circles, _hover(frame, dots)]
+    return _svg(parts, f"{dots.name}, {line.name}")
+
+
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten apart) that span [low, high]."""
     if high - low <= 1e-9 * max(abs(low), abs(high)):  # equal but for rounding: no tick would fall between

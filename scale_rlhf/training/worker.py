@@ -273,7 +273,7 @@ class TrainingWorker:
         return engine
 
     def _hidden_size(self) -> int:
-        return loading.model_config(self.path, self.config.model.trust_remote_code).hidden_size
+        return loading.model_config(self.path, self.config.model.trust_remote_code).get_text_config().hidden_size
 
     def _barrier(self) -> None:
         distributed.all_reduce(torch.zeros(1, device=device()))

@@ -1,4 +1,7 @@
-"""Engine and trainer agree: after every weight update, for tied and untied embeddings, running requests too."""
+"""Engine and trainer agree: after every weight update, for tied and untied embeddings, running requests too.
+
+The tied one has GPT-2's layout, which differs most from the others; test_weights.py has both in Qwen3's, test_families.py others.
+"""
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from scale_rlhf.experience.sample import Prompt
 from scale_rlhf.models.forward import response_logprobs
 from scale_rlhf.rollout.engine import RolloutEngine
 from scale_rlhf.weights.shared_memory import SharedMemoryPublisher
+from tests.families import family_policy
 from tests.tiny import tiny_policy
 
 LIMIT = 1e-4  # nats, fp32
@@ -54,9 +58,9 @@ def stopped_rightly(sample, path):
     return not {1, 7} & set(sample.response_ids[:-1].tolist()) and (last[0] in (1, 7) or "e" in said)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, False], ids=["gpt2, tied", "qwen3, untied"])
 def test_engine_and_trainer_agree_after_every_update(cluster, tmp_path, tied):
-    path = tiny_policy(tmp_path / "model", tied=tied)
+    path = family_policy(tmp_path / "model", "gpt2") if tied else tiny_policy(tmp_path / "model", tied=False)
     trainer = TrainerModel(path, f"parity-{tied}")
     # The second engine also has its own ways to end a response.
     ends = {} if tied else {"stop_token_ids": [7], "stop": ["e"]}

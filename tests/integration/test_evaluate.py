@@ -22,6 +22,17 @@ def best_attainable(prompt: str) -> float:
     return 5.0
 
 
+def first_and_longer(samples: list[dict]) -> list[float]:
+    """Compares: the longer answer, and a little what it is shown first."""
+    return [0.6 if len(one["response"]) == len(one["row"]["other"]) else
+            0.9 if len(one["response"]) > len(one["row"]["other"]) else 0.2 for one in samples]
+
+
+def is_long(samples: list[dict], characters: int) -> list[float]:
+    """Verifies: the row says how long a right answer is at least."""
+    return [float(len(one["response"]) >= characters + one["row"]["more"]) for one in samples]
+
+
 @pytest.fixture(scope="module")
 def evaluated(cluster, tmp_path_factory):
     from scale_rlhf.stages import evaluate
@@ -34,11 +45,19 @@ def evaluated(cluster, tmp_path_factory):
     prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
     text = folder.path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": prompt}) + "\n" for prompt in PROMPTS))
+    school = folder.path / "school.jsonl"
+    school.write_text("".join(json.dumps({"prompt": prompt, "more": 1, "should": "refuse"}) + "\n" for prompt in PROMPTS[:3]))
     config = RunConfig(
         data={"evaluation": str(prompts), "prompts": str(prompts), "base_text": str(text), "hold_out": 0.25},
         base={"max_tokens": 32},
         rollout={"max_response_tokens": 12, "cpus": 1, "kv_cache_gb": 0.05},
-        evaluation={"judge": f"{__name__}:judge", "samples_shown": 1},
+        evaluation={
+            "judge": f"{__name__}:judge", "samples_shown": 1, "diversity_prompts": 2,
+            "judges": {"itself": {"model": str(folder.model("reward"))},
+                       "duel": {"function": f"{__name__}:first_and_longer", "pairwise": True}},
+            "prompt_sets": {"school": {"path": str(school), "verify": {"function": f"{__name__}:is_long",
+                                                                       "arguments": {"characters": 9}}}},
+        },
     )
     (folder.stage("ppo") / "samples.jsonl").write_text(
         json.dumps({"step": 1, "index": 0, "prompt": "q", "response": "abc", "score": 0.5}) + "\n"
@@ -46,8 +65,9 @@ def evaluated(cluster, tmp_path_factory):
     drawn = {}
 
     def recorded(*arguments):
-        drawn["answers"], drawn["for_kl"] = answer(*arguments)
-        return drawn["answers"], drawn["for_kl"]
+        found = answer(*arguments)
+        drawn["answers"], drawn["for_kl"] = found.of["held_out"], found.for_kl
+        return found
 
     with pytest.MonkeyPatch.context() as patch:
         answer = evaluate.answer
@@ -73,6 +93,33 @@ def test_table_answers_and_report_are_written(evaluated):
     assert summary["ppo_score"] == table["models"]["ppo"]["score"]
     report = (folder.path / "report.html").read_text()
     assert "True score of the same answers" in report and "Answers side by side" in report
+
+
+def test_judges_and_prompt_sets_are_those_of_plain_loops(evaluated):
+    folder = evaluated.folder
+    table = json.loads((folder.path / "evaluation" / "table.json").read_text())
+    rows, school = ([json.loads(line) for line in (folder.path / "evaluation" / name).read_text().splitlines()]
+                    for name in ("answers.jsonl", "answers-school.jsonl"))
+    held_out = table["prompt_sets"]["held_out"]["judges"]
+    for row in rows:  # the judge is the reward model itself, and is warned of
+        assert row["answers"]["ppo"]["judges"]["itself"] == pytest.approx(row["answers"]["ppo"]["reward"], abs=1e-5)
+    assert held_out["itself"]["models"]["ppo"]["score"] == pytest.approx(table["models"]["ppo"]["reward"])
+    assert [line for line in table["warnings"] if line.startswith("evaluation.judges.itself is the model that the run trained")]
+    lengths = [[len(row["answers"][name]["text"]) for name in ("ppo", "sft")] for row in rows]
+    preferred = [0.5 if a == b else 0.85 if a > b else 0.15 for a, b in lengths]
+    assert held_out["duel"]["models"]["ppo"]["win_rate"] == pytest.approx(sum(preferred) / len(rows))
+    assert 0 < held_out["duel"]["position_bias"] < 0.11 and "sft" not in held_out["duel"]["models"]
+    found = table["prompt_sets"]["school"]
+    assert [row["prompt"] for row in school] == PROMPTS[:3] and found["judges"] == {}  # it is verified, and names no judge
+    for name in ("base", "sft", "ppo"):
+        right = [len(row["answers"][name]["text"]) >= 10 for row in school]
+        assert found["models"][name]["right"] == pytest.approx(sum(right) / 3)
+        assert found["models"][name]["counts"]["refusals_right"] == 3
+        assert 0 < table["models"][name]["distinct_2"] <= 1 and table["models"][name]["counts"]["self_bleu"] == 2
+        low, high = table["models"][name]["intervals"]["score"]
+        assert low <= table["models"][name]["score"] <= high
+    report = (folder.path / "report.html").read_text()
+    assert "Judges and prompt sets" in report and "Right answers: school" in report and "Answers side by side: school" in report
 
 
 @torch.no_grad()

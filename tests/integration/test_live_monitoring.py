@@ -28,8 +28,9 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)"),
 ]
 SETTINGS = ("ppo.steps=2000", "cluster.dashboard=true", "overlap.max_staleness=1", "overlap.score_group=16", "limits.kl=500",
-            "reward.function=tests.integration.test_live_monitoring:slow_reward")
-NOT_THERE = {"proximal"}  # phases of another schedule
+            "reward.function=tests.integration.test_live_monitoring:slow_reward",
+            "evaluation.every=2", "evaluation.during_prompts=2", "evaluation.judge=tests.integration.test_live_monitoring:judge")
+NOT_THERE = {"proximal", "wait_evaluation"}  # phases of another schedule
 OF_OTHER_SETTINGS = (  # methods without a critic, KL in the loss, rewards that are shaped or of an ensemble
     "reward_server/ensemble", "reward_server/{source}", "reward_server/overlong", "policy/kl", "value/silent", "value/baseline",
     "baseline/", "sampling/")
@@ -39,6 +40,10 @@ def slow_reward(samples: list[dict]) -> list[float]:
     """A step takes about a second, as Prometheus looks every ten."""
     time.sleep(0.15)
     return [len(set(sample["response_ids"])) / 10 for sample in samples]
+
+
+def judge(prompt: str, response: str) -> dict[str, float]:
+    return {"score": float(len(response))}
 
 
 class Prometheus:

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.experience.prompts import PromptStream
+from scale_rlhf.experience.sample import Prompt
+from scale_rlhf.orchestration.evaluations import Evaluation, Evaluations
 from scale_rlhf.orchestration.loop import Loop
 from scale_rlhf.orchestration.roles import Roles, StartingModels
 from scale_rlhf.telemetry.timeline import Timeline, read_lanes
@@ -35,7 +37,7 @@ def configuration(**overlap) -> RunConfig:
         "reference": small,
         "policy": trained, "value": trained | {"initial": "policy"},
         "ppo": {"steps": STEPS, "prompts_per_step": BATCH, "epochs": 2, "minibatches": 2, "tokens_per_microbatch": 64},
-        "overlap": {"score_group": GROUP} | overlap,
+        "overlap": {"score_group": GROUP} | overlap, "evaluation": {"every": 1},
     })
 
 
@@ -79,7 +81,9 @@ def summary(samples, policy_loss, value_loss, norm) -> dict:
     }
 
 
-async def looped(config: RunConfig, roles: Roles, saved: str, slow: bool, timeline: Timeline | None = None) -> list:
+async def looped(config: RunConfig, roles: Roles, saved: str, slow: bool, timeline: Timeline | None = None,
+                 evaluated: list[Evaluation] | None = None) -> list:
+    """evaluated: takes evaluations during training; None: there are none."""
     steps = []
 
     async def on_step(step) -> None:
@@ -91,7 +95,9 @@ async def looped(config: RunConfig, roles: Roles, saved: str, slow: bool, timeli
         slow_down(roles.rollout)
     if config.overlap.max_staleness:
         next_batch_during_update(roles)
-    loop = Loop(config, roles, stream(), on_step)
+    asked = [Prompt(-1000 - place, -1, np.asarray(ids, np.int32)) for place, ids in enumerate(PROMPTS)]
+    evaluations = None if evaluated is None else Evaluations(config, roles, asked, done=evaluated.append)
+    loop = Loop(config, roles, stream(), on_step, evaluations=evaluations)
     loop.parity.probe_with([np.asarray(ids, np.int32) for ids in PROMPTS])
     await loop.run()
     await roles.policy.save(saved)
@@ -134,9 +140,11 @@ def start(tmp_path_factory):
 
 
 def test_staleness_0_equals_a_sequential_loop_bit_for_bit(cluster, start, tmp_path):
-    config = configuration()
+    """Held-out prompts that the loop alone answers, before each version, change no bit either."""
+    config, evaluated = configuration(), []
     plain = asyncio.run(with_roles(config, start, lambda roles: sequential(config, roles, str(tmp_path / "plain"))))
-    steps = asyncio.run(with_roles(config, start, lambda roles: looped(config, roles, str(tmp_path / "loop"), slow=True)))
+    steps = asyncio.run(with_roles(
+        config, start, lambda roles: looped(config, roles, str(tmp_path / "loop"), slow=True, evaluated=evaluated)))
     for step, expected in zip(steps, plain, strict=True):
         losses = [step.metrics[key] for key in ("policy/loss", "value/update_loss", "policy/gradient_norm")]
         assert summary([one.sample for one in step.batch], losses[0], losses[1], losses[2]) == expected
@@ -144,14 +152,19 @@ def test_staleness_0_equals_a_sequential_loop_bit_for_bit(cluster, start, tmp_pa
     begun = load_file(start / "model.safetensors")
     assert trained.keys() == again.keys() and all(trained[name].equal(again[name]) for name in trained)
     assert not any(trained[name].equal(begun[name]) for name in trained)
+    assert [one.version for one in evaluated] == list(range(STEPS + 1))
+    assert all({*answer.versions.tolist()} == {one.version} for one in evaluated for answer in one.answers)
+    assert all(len(one.answers) == len(PROMPTS) == len(one.rewards) for one in evaluated)
 
 
 def test_one_step_ahead_shows_what_overlaps(cluster, start, tmp_path):
     config, timeline = configuration(max_staleness=1, update_wave=1), Timeline(tmp_path / "timeline.json")
     config.rollout.verify_weights = True
-    steps = asyncio.run(with_roles(
-        config, start, lambda roles: looped(config, roles, str(tmp_path / "loop"), slow=True, timeline=timeline)))
+    evaluated: list[Evaluation] = []
+    steps = asyncio.run(with_roles(config, start, lambda roles: looped(
+        config, roles, str(tmp_path / "loop"), slow=True, timeline=timeline, evaluated=evaluated)))
     timeline.close()
+    assert evaluated[0].version == 0 and evaluated[-1].version == STEPS
     assert json.loads((tmp_path / "timeline.json").read_text())[0]["args"]["name"] == "controller"
     lanes = read_lanes(tmp_path / "timeline.json")
     engines = ["rollout/engine-0", "rollout/engine-1"]

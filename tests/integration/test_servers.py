@@ -13,7 +13,7 @@ from scale_rlhf.errors import ConfigError, RunError
 from scale_rlhf.experience.packing import cut
 from scale_rlhf.reference.server import ReferenceFleet
 from scale_rlhf.reward.make import make_reward
-from tests.tiny import samples, tiny_classifier, tiny_policy, tiny_tokenizer
+from tests.tiny import said, samples, tiny_classifier, tiny_policy
 
 TEMPERATURE = 0.7
 FUNCTIONS = '''
@@ -200,7 +200,7 @@ def test_a_reward_with_another_vocabulary_reads_the_text(cluster, models, tmp_pa
 
     other = str(tiny_classifier(tmp_path / "other", vocabulary=300))
     policy, own = AutoTokenizer.from_pretrained(models["policy"]), AutoTokenizer.from_pretrained(other)
-    batch = [said(policy, sample, question, answer) for sample, (question, answer) in zip(samples(3), DIALOGUES, strict=True)]
+    batch = [said(policy, index, *dialogue) for index, dialogue in enumerate(DIALOGUES)]
     dialogues = [
         own.apply_chat_template([{"role": "user", "content": q}, {"role": "assistant", "content": a}], return_dict=False)
         for q, a in DIALOGUES
@@ -211,39 +211,10 @@ def test_a_reward_with_another_vocabulary_reads_the_text(cluster, models, tmp_pa
     close_to(with_fleet(fleet, lambda fleet: fleet.score(batch, fixed=True, group=0)), expected)
 
 
-def test_an_encoder_goes_through_the_library(cluster, models, tmp_path):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    bert = BertConfig(
-        vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=1,
-        max_position_embeddings=64, initializer_range=0.3,
-    )
-    BertForSequenceClassification(bert).save_pretrained(tmp_path)
-    tiny_tokenizer(tmp_path)
-    policy = AutoTokenizer.from_pretrained(models["policy"])
-    own = AutoTokenizer.from_pretrained(tmp_path)
-    batch = [said(policy, sample, question, answer) for sample, (question, answer) in zip(samples(3), DIALOGUES, strict=True)]
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
-    with torch.no_grad():
-        expected = [model(**own(question, answer, return_tensors="pt")).logits[0, 0].item() for question, answer in DIALOGUES]
-    fleet = make_reward(config(), model=str(tmp_path), policy=models["policy"])
-    close_to(with_fleet(fleet, lambda fleet: fleet.score(batch, fixed=True, group=0)), expected)
-
-
 DIALOGUES = [
     ("What is the capital of France?", "Paris."), ("Who?", "I do not know that place."),
     ("Tell me how to apply for a job.", "No"),
 ]
-
-
-def said(tokenizer, sample, question: str, answer: str):
-    """The sample with this question and this answer in it."""
-    messages = [{"role": "user", "content": question}]
-    prompt = np.array(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False), np.int32)
-    response = np.array([*tokenizer.encode(answer), tokenizer.eos_token_id], np.int32)
-    row = {"messages": messages}
-    return type(sample)(type(sample.prompt)(sample.index, 0, prompt, row), response, sample.logprobs, sample.versions, True)
 
 
 def test_a_function_scores(cluster, models, functions):
@@ -288,11 +259,11 @@ def test_a_function_that_fails_once_scores_at_the_next_try(cluster, models, func
 
 def test_a_missing_model_and_a_policy_for_a_reward_are_configuration_errors(cluster, models, tmp_path):
     (tmp_path / "empty").mkdir()
-    for model, said in ((str(tmp_path / "empty"), "empty"), (models["policy"], "expected a sequence-classification model")):
+    for model, expected in ((str(tmp_path / "empty"), "empty"), (models["policy"], "expected a sequence-classification model")):
         fleet = make_reward(config(), model=model, policy=models["policy"])
         with pytest.raises(ConfigError) as caught:
             with_fleet(fleet, lambda fleet: fleet.score(samples(1), fixed=True, group=0))
-        assert said in str(caught.value) and "ray::" not in str(caught.value)  # the message alone
+        assert expected in str(caught.value) and "ray::" not in str(caught.value)  # the message alone
 
 
 def test_a_killed_replica_is_named(cluster, models):

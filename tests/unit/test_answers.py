@@ -50,6 +50,7 @@ def test_on_another_host_an_engine_starts_anew_with_each_model(tmp_path, monkeyp
     started_with = lambda answerer, model: started.append(model) or setattr(answerer, "fleet", Endless())  # noqa: E731
     monkeypatch.setattr(Answerer, "_start", started_with)
     monkeypatch.setattr("scale_rlhf.rollout.answers.shapes", lambda model: {})
+    monkeypatch.setattr("scale_rlhf.rollout.answers.end_token", lambda model, section: 1)
     with Answerer(RunConfig()) as answerer:
         answerer.beside = False
         answerer.load("one")

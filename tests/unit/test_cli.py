@@ -51,7 +51,7 @@ def test_a_mistake_is_a_message_alone_and_exit_status_2(tmp_path):
     assert done.stderr == f"scale-rlhf: {tmp_path}/toy.yaml:1: ppo.stepz: unknown key; did you mean `ppo.steps`?\n"
 
 
-@pytest.mark.parametrize("command", ["run", "sft", "reward", "ppo", "evaluate", "resume", "config"])
+@pytest.mark.parametrize("command", ["run", "sft", "reward", "ppo", "evaluate", "resume", "config", "chat"])
 def test_every_command_explains_itself(command):
     done = call(command, "--help")
     assert done.exit_code == 0 and "Usage" in done.stdout

@@ -29,7 +29,7 @@ def make_model(folder: Path, *, template=True, end="<|end|>", vocabulary=("a", "
     folder.mkdir()
     shape = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "num_hidden_layers": 2,
              "max_position_embeddings": 256, "vocab_size": len(vocabulary)}
-    (folder / "config.json").write_text(json.dumps(shape | config))
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in (shape | config).items() if value is not None}))
     tokenizer = ({"chat_template": "{{ messages }}"} if template else {}) | ({"eos_token": end} if end else {})
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     words = {"model": {"vocab": {word: number for number, word in enumerate(vocabulary)}}, "added_tokens": []}
@@ -273,6 +273,44 @@ def test_head_size_heads_and_context_of_a_local_model(tmp_path):
     assert f"model.path: {model}: head size 40, and vLLM's CPU backend has" in said
     assert "rollout.tensor_parallel: must divide the model's 4 attention heads; found 8" in said
     assert f"128 + 64 = 192 tokens, more than the context of {model} (100)" in said
+
+
+GPT2 = dict.fromkeys(("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "num_hidden_layers",
+                      "max_position_embeddings")) | {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
+DISTIL = GPT2 | {"n_embd": 768, "n_head": 12, "n_layer": 6, "n_positions": 1024, "n_inner": None}
+
+
+def test_gpt2_has_names_of_its_own_for_the_same_sizes(tmp_path):
+    assert passes(model={"path": make_model(tmp_path / "distil", **DISTIL)}) == []
+    odd = make_model(tmp_path / "odd", **DISTIL | {"n_head": 16, "n_positions": 100})
+    said = mistakes(model={"path": odd}, rollout={"tensor_parallel": 3})
+    assert f"model.path: {odd}: head size 48, and vLLM's CPU backend has" in said
+    assert f"128 + 64 = 192 tokens, more than the context of {odd} (100)" in said
+    assert "rollout.tensor_parallel: must divide the model's 16 attention heads; found 3" in said
+    said = mistakes(model={"path": make_model(tmp_path / "again", **DISTIL)}, rollout={"verify_weights": True})
+    assert "rollout.verify_weights: " in said and "keeps queries, keys and values in one matrix" in said
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "T5EncoderModel", "Qwen3ForSequenceClassification"])
+def test_a_policy_that_cannot_answer_is_refused(tmp_path, kind):
+    model = make_model(tmp_path / "m", architectures=[kind])
+    assert f"model.path: {model} is of the kind {kind}; expected a causal language model" in mistakes(model={"path": model})
+
+
+def test_capped_attention_scores_need_another_kernel(tmp_path):
+    model = make_model(tmp_path / "gemma", attn_logit_softcapping=50.0, architectures=["Gemma2ForCausalLM"])
+    said = mistakes(model={"path": model})
+    assert f"model.attention: {model} (model.path) caps its attention scores" in said and "set model.attention=eager" in said
+    assert passes(model={"path": model, "attention": "eager"}) == []
+
+
+def test_a_reward_of_other_tokens_is_no_start_of_a_value_model(tmp_path):
+    policy, reward = make_model(tmp_path / "p"), make_model(tmp_path / "r", vocabulary=("a", "c"), template=False)
+    sections = {"model": {"path": policy}, "reward": {"model": reward}}
+    said = mistakes(**sections)
+    assert f"reward.model: {reward} and {policy} (model.path) have different vocabularies" in said
+    assert "Set value.initial=policy" in said
+    assert passes(value={"initial": "policy"}, **sections) == []
 
 
 @pytest.mark.parametrize("size", model_checks.CPU_HEAD_SIZES)

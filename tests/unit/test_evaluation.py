@@ -13,12 +13,13 @@ from rich.console import Console
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import ConfigError, DataError, RunError
 from scale_rlhf.orchestration.run_folder import RunFolder
-from scale_rlhf.stages import evaluation_answers
+from scale_rlhf.stages import evaluation_asking
 from scale_rlhf.stages.evaluate import held_out_text, judge_training
-from scale_rlhf.stages.evaluation_answers import Contestants, Question, answer, contestants, questions
+from scale_rlhf.stages.evaluation_answers import Contestants, Question, contestants, questions
+from scale_rlhf.stages.evaluation_asking import answer
 from scale_rlhf.stages.evaluation_judging import PRACTICE_JUDGE, Judge, Verdict, find_judge, true_score_curve
 from scale_rlhf.stages.evaluation_scoring import Scores, SummedLogprobs, kl_estimate, perplexity, text_samples
-from scale_rlhf.stages.evaluation_table import answer_rows, gap_closed, make_table, print_answers, print_table, win_rate
+from scale_rlhf.stages.evaluation_table import answer_rows, gap_closed, make_table, print_answers, print_table
 from scale_rlhf.telemetry.metrics import read_metrics
 from tests.tiny import END, samples, tiny_policy, tiny_tokenizer
 
@@ -157,7 +158,10 @@ def engine(monkeypatch):
 
 def ask(config, count, tokenizer, plain=("base",)):
     asked = [Question({"messages": [{"role": "user", "content": "a?"}]}, [7, 8 + i], "a?") for i in range(count)]
-    return answer(config, Contestants({"base": "B", "sft": "S", "ppo": "P"}, "sft", frozenset(plain)), asked, tokenizer)
+    config.evaluation.diversity_prompts = 0
+    who = Contestants({"base": "B", "sft": "S", "ppo": "P"}, "sft", frozenset(plain))
+    found = answer(config, who, {"held_out": asked}, tokenizer)
+    return found.of["held_out"], found.for_kl
 
 
 def test_a_base_model_is_asked_in_plain_text_and_scored_in_the_template(engine, tokenizer):
@@ -178,7 +182,7 @@ def test_kl_samples_are_drawn_at_the_training_temperature(engine, tokenizer):
 
 
 def test_long_lists_of_prompts_are_asked_in_parts_with_seeds_of_their_own(engine, tokenizer, monkeypatch):
-    monkeypatch.setattr(evaluation_answers, "PROMPTS_PER_CALL", 4)
+    monkeypatch.setattr(evaluation_asking, "PROMPTS_PER_CALL", 4)
     answers, _ = ask(RunConfig(evaluation={"temperature": 1.0}, run={"seed": 5}), 10, tokenizer, plain=())
     assert [asked for asked in Engine.asked if asked[0] == "S"] == [("S", 4, 1.0, 5), ("S", 4, 1.0, 9), ("S", 2, 1.0, 13)]
     assert [sample.response_ids[1] for sample in answers["sft"]] == [8 + i for i in range(10)]
@@ -238,10 +242,6 @@ def test_ppo_samples_are_judged_into_metrics(folder):
 
 
 # Numbers
-
-
-def test_win_rate_counts_ties_half():
-    assert win_rate([1, 2, 3, 0], [0, 2, 4, 0]) == (1 + 0.5 + 0 + 0.5) / 4
 
 
 def test_gap():

@@ -149,6 +149,15 @@ def test_dropout_is_off(tmp_path):
         assert torch.equal(response_logprobs(model, one, 1.0)[0], response_logprobs(model, one, 1.0)[0])
 
 
+def test_an_encoder_starts_no_value_model(tmp_path):
+    from tests.families import tiny_encoder
+
+    path = str(tiny_encoder(tmp_path))
+    for load in (loading.load_scalar, lambda path: loading.load_aspects(path, ["LABEL_0"])):
+        with pytest.raises(ConfigError, match="found an encoder .BertForSequenceClassification.*value.initial=policy"):
+            load(path)
+
+
 def test_what_is_no_model_is_said(tmp_path):
     with pytest.raises(ConfigError, match="config.json"):
         loading.load_causal(str(tmp_path))

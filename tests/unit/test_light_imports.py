@@ -25,7 +25,8 @@ sys.meta_path.insert(0, Blocked({"torch"}, {"scale_rlhf.algorithms"}))
 for name in [n for n in sys.modules if n.split(".")[0] in ("numpy", "transformers", "ray", "vllm", "deepspeed")]:
     sys.modules[name] = None
 from scale_rlhf.algorithms import advantages, aggregation, cispo, corrections, ensembles, estimators, gspo, kl, losses, masking
-from scale_rlhf.algorithms import preference, rewards, statistics
+from scale_rlhf.algorithms import overoptimisation, preference, rewards, statistics
+overoptimisation.parting([overoptimisation.Point(0, 0.0, 0.0, 0.0)])
 x, mask, ids = torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3).bool(), torch.tensor([0, 0])
 moments = statistics.masked_moments(x, mask)
 statistics.mean_and_variance(*moments)

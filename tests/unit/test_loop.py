@@ -13,7 +13,8 @@ from scale_rlhf.errors import RunError
 from scale_rlhf.experience.prompts import PromptStream
 from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.orchestration.bad_numbers import BadNumbers
-from scale_rlhf.orchestration.deadlines import within
+from scale_rlhf.orchestration.deadlines import RoleFailed, within
+from scale_rlhf.orchestration.evaluations import Evaluation, Evaluations
 from scale_rlhf.orchestration.loop import Loop
 from scale_rlhf.orchestration.loop_state import LoopState
 from scale_rlhf.reward.interface import ScoringFailed
@@ -27,6 +28,24 @@ BATCH = 4
 def without_collections(monkeypatch):
     """A collection looks at all that pytest and torch hold, 40 ms each time, and no test here is about it."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
+
+
+class HeldOut:
+    """How held-out prompts are answered: in `seconds`, or `failures` times not at all."""
+
+    def __init__(self, seconds: float = 0.01, failures: int = 0):
+        self.seconds, self.failures = seconds, failures
+        self.beside = 0  # answers that were asked for while samples decoded
+
+    async def answer(self, world: "World", prompt: Prompt) -> Sample:
+        version = world.version
+        self.beside += world.decoding > 0
+        await asyncio.sleep(self.seconds)
+        if self.failures:
+            self.failures -= 1
+            raise RoleFailed("rollout engine 0: its process died (pid 7)")
+        world.events.append(f"answered {version}")
+        return Sample(prompt, np.zeros(2, np.int32), ONE, np.asarray([version, world.version], np.int32), True)
 
 
 class World:
@@ -45,6 +64,9 @@ class World:
         self.scores: dict[int, float] = {}  # by sample
         self.greedy: list[int] = []  # groups that were answered greedily
         self.states: list[LoopState] = []
+        self.evaluations: list[Evaluation] = []
+        self.told: list[str] = []
+        self.held_out = HeldOut()
 
     def roles(self) -> SimpleNamespace:
         return SimpleNamespace(rollout=self, reward=self, reference=self, policy=self, value=self, all=lambda: [self])
@@ -59,6 +81,8 @@ class World:
             self.greedy.append(prompt.group)
             await self.takes("generate")
             return Sample(prompt, np.zeros(1, np.int32), ONE + 2.0, np.zeros(1, np.int32), ended=False)
+        if prompt.index <= -1000:
+            return await self.held_out.answer(self, prompt)
         version, self.decoding = self.version, self.decoding + 1
         self.most_decoding = max(self.most_decoding, self.decoding)
         await self.takes("generate")
@@ -104,10 +128,10 @@ class World:
 
 
 def run(world: World, staleness: int, steps: int = 6, limits: dict | None = None, start: LoopState | None = None, skip=(),
-        **ppo) -> tuple[Loop, list]:
+        evaluation: dict | None = None, judge=None, known=(), **ppo) -> tuple[Loop, list]:
     config = RunConfig.model_validate({
         "ppo": {"steps": steps, "prompts_per_step": BATCH} | ppo, "overlap": {"max_staleness": staleness, "score_group": 2},
-        "limits": limits or {}})
+        "limits": limits or {}, "evaluation": evaluation or {}})
     done = []
 
     async def on_step(step) -> None:
@@ -123,7 +147,9 @@ def run(world: World, staleness: int, steps: int = 6, limits: dict | None = None
         def filtered(sample, why) -> None:
             world.filtered.append(sample.index), world.reasons.append(why)
 
-        loop = Loop(config, roles, prompts, on_step, start, skip, filtered)
+        asked = [Prompt(-1000 - place, -1, np.ones(1, np.int32)) for place in range(3)]
+        evaluations = Evaluations(config, roles, asked, judge, world.evaluations.append, world.told.append, known)
+        loop = Loop(config, roles, prompts, on_step, start, skip, filtered, evaluations)
         world.loop = loop
         await loop.run()
         return loop
@@ -353,3 +379,65 @@ def test_without_a_critic_nobody_asks_for_values(advantages):
     _, steps = run(world, 1, advantages=advantages, **PAIRS)
     assert len(steps) == 6 and not {"prepare", "update value"} & set(world.events)
     assert not any(key.startswith("value/update") for step in steps for key in step.metrics)
+
+
+def test_held_out_prompts_are_answered_between_two_versions_and_change_nothing():
+    plain, world = World(), World()
+    _, expected = run(plain, 0)
+    loop, steps = run(world, 0, evaluation={"every": 2})
+    assert [one.version for one in world.evaluations] == [0, 2, 4, 6]
+    assert world.held_out.beside == 0 and all(one.metrics()["evaluate/version"] == one.version for one in world.evaluations)
+    assert trained(steps) == trained(expected) == list(range(6 * BATCH)) and loop.admission.admitted == 6 * BATCH
+    for version in (0, 2, 4):
+        last = max(place for place, event in enumerate(world.events) if event == f"answered {version}")
+        assert last < world.events.index(f"load {version + 1}"), world.events
+    waits = [step.version for step in steps if "time/wait_evaluation" in step.metrics]
+    assert set(waits) <= {1, 3, 5} and world.told == []
+
+
+def test_with_overlap_nothing_waits_for_held_out_prompts_and_their_versions_are_told():
+    world = World(generate=0.01, update=0.01)
+    world.held_out = HeldOut(seconds=0.2)
+    loop, steps = run(world, 2, steps=12, evaluation={"every": 2})
+    assert trained(steps) == list(range(12 * BATCH)) and not any("time/wait_evaluation" in step.metrics for step in steps)
+    first = world.evaluations[0]
+    assert first.version == 0 and first.metrics()["evaluate/version"] > 0  # versions arrived meanwhile
+    assert any("evaluation of version 2 is left out, as engines still answer the one before" in line for line in world.told)
+    assert world.evaluations[-1].version == 12  # once the learner is done, that of the last version waits for its turn
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_an_evaluation_that_fails_or_is_late_is_given_up_and_the_run_goes_on(staleness):
+    world = World()
+    world.held_out = HeldOut(failures=1)
+    _, steps = run(world, staleness, evaluation={"every": 6})
+    assert trained(steps) == list(range(6 * BATCH)) and [one.version for one in world.evaluations] == [6]
+    assert world.told == ["evaluation of version 0 is given up, and the run goes on: rollout engine 0: its process died (pid 7)"]
+    late = World(update=0.03)
+    late.held_out = HeldOut(seconds=30.0)
+    _, steps = run(late, staleness, evaluation={"every": 6}, limits={"evaluate_seconds": 0.05})
+    assert trained(steps) == list(range(6 * BATCH)) and late.evaluations == []
+    assert [line.split(": ")[1] for line in late.told] == ["it did not end within 0.05 s (limits.evaluate_seconds)"] * 2
+
+
+def test_a_judge_that_fails_or_hangs_loses_its_evaluation_alone():
+    async def broken(answers):
+        raise RunError("evaluation.judge x:y failed")
+
+    async def slow(answers):
+        await asyncio.sleep(60)
+
+    for judge, why in ((broken, "evaluation.judge x:y failed"), (slow, "it did not end within 0.2 s (limits.evaluate_seconds)")):
+        world = World()
+        _, steps = run(world, 0, evaluation={"every": 3}, judge=judge, limits={"evaluate_seconds": 0.2})
+        assert len(steps) == 6 and world.evaluations == []
+        assert [line.split(": ", 1)[1] for line in world.told] == [why] * 3
+
+
+def test_a_resumed_run_evaluates_what_was_not():
+    world = World()
+    run(world, 0, evaluation={"every": 2})
+    for known, expected in (((0, 2, 4), [6]), ((0, 2), [4, 6])):
+        again = World()
+        run(again, 0, evaluation={"every": 2}, known=known, start=world.states[3])
+        assert [one.version for one in again.evaluations] == expected

@@ -113,6 +113,9 @@ def test_the_folder_of_functions(code, tmp_path, monkeypatch):
     (other / "judge.py").touch()
     monkeypatch.syspath_prepend(str(other))
     assert code_folder(RunConfig(evaluation={"judge": "judge:name"})) == other
+    verified = {"prompt_sets": {"school": {"path": "x", "verify": {"function": "judge:name"}}}}
+    for section in ({"judges": {"one": {"function": "judge:name"}}}, verified):
+        assert code_folder(RunConfig(evaluation=section)) == other
     with pytest.raises(ConfigError, match="in one folder.*reward.function in .*code and evaluation.judge in .*other"):
         code_folder(RunConfig(reward={"function": "rewards:score"}, evaluation={"judge": "judge:name"}))
 
@@ -122,12 +125,15 @@ def test_paths_of_this_machine_are_refused(tmp_path, monkeypatch):
     (tmp_path / "prompts.jsonl").touch()
     (tmp_path / "models").mkdir()
     config = RunConfig(data={"prompts": "prompts.jsonl"}, model={"path": "models/base", "chat_template": "chat.jinja"},
-                       reward={"ensemble": ["some/hub-name", "models/base"]})
+                       reward={"ensemble": ["some/hub-name", "models/base"]},
+                       evaluation={"models": {"before": "models/base"}, "prompt_sets": {"more": "prompts.jsonl"},
+                                   "judges": {"other": {"model": "models/base"}}})
     with pytest.raises(ConfigError) as caught:
         check_paths(config)
     said = str(caught.value)
     assert [line.split(":")[0] for line in said.splitlines()] == [
-        "run.folder", "model.path", "model.chat_template", "reward.ensemble.1", "data.prompts"]
+        "run.folder", "model.path", "model.chat_template", "reward.ensemble.1", "evaluation.judges.other.model",
+        "data.prompts", "evaluation.prompt_sets.more", "evaluation.models.before"]
     assert "run.folder=/shared/runs" in said
 
 

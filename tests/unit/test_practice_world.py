@@ -18,7 +18,7 @@ from scale_rlhf.data.practice.write import write_world
 SMALL = PracticeSection(seed=3, base_lines=400, demonstrations=400, rated_prompts=400, prompts=300)
 COLUMNS = {
     "base": {"text"}, "base_heldout": {"text"}, "instructions": {"prompt", "response"},
-    "ratings": {"prompt", "responses", "ratings"}, "prompts": {"prompt"}, "evaluation": {"prompt"},
+    "ratings": {"prompt", "responses", "ratings"}, "prompts": {"prompt"}, "evaluation": {"prompt", "should"},
 }
 
 

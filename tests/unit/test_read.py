@@ -59,6 +59,13 @@ def test_pairs_of_every_form(tmp_path, row):
     assert rows[0] == {"messages": [USER], "chosen": "Hello", "rejected": "Go away", "margin": None}
 
 
+def test_a_pair_may_say_how_far_apart_its_answers_are(tmp_path):
+    rows = [PAIR | {"margin": 2}, {"prompt": "Hi", "chosen": "Hello", "rejected": "Go away", "margin": None}]
+    assert read.preferences(lines(tmp_path / "a.jsonl", *rows))["margin"] == [2.0, None]
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,margin\nHi,Hello,Go away,0.5\nHi,Hello,Go away,\n")
+    assert read.preferences(DataSource(path=str(tmp_path / "a.csv")))["margin"] == [0.5, None]
+
+
 def test_ratings_become_every_pair_with_the_gap_of_their_means_as_margin():
     row = {"prompt": "Hi", "responses": ["a", "b", "c"], "ratings": [[1, 3], [5, 5], [2, 2.5]]}
     found = {(pair["chosen"], pair["rejected"]): pair["margin"] for pair in pairs_from_ratings(row, 0.5)}
@@ -152,6 +159,8 @@ def test_columns_are_renamed_and_rows_limited(tmp_path):
     (read.preferences, {"prompt": "a", "responses": ["x"], "ratings": [1, 2]}, "a.jsonl:2: `ratings` must be a list with one entry a response (1)"),
     (read.preferences, {"prompt": "a", "responses": ["x"], "ratings": ["good"]}, "a.jsonl:2: a rating must be a number"),
     (read.preferences, {"prompt": "a", "responses": ["x"], "ratings": [float("nan")]}, "a.jsonl:2: a rating must be a number"),
+    *((read.preferences, PAIR | {"margin": wrong}, "a.jsonl:2: `margin` must be a number from 0, by how much the chosen response is better; found ")
+      for wrong in (-1, "much", True, [1])),
     (read.base_text, {"txt": "a"}, "a.jsonl:2: no column `text`"),
 ])
 def test_a_bad_line_is_named(tmp_path, reader, bad, expected):

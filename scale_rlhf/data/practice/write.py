@@ -10,7 +10,7 @@ from scale_rlhf.data.practice.answers import Answer, Style
 from scale_rlhf.data.practice.base_text import KIND_SHARES, base_line, draw_task
 from scale_rlhf.data.practice.broken import answer_like_a_person
 from scale_rlhf.data.practice.raters import RATERS
-from scale_rlhf.data.practice.tasks import Task, held_out_prompts, known_tasks, training_prompts
+from scale_rlhf.data.practice.tasks import Task, held_out_prompts, known_tasks, parse, training_prompts
 
 RESPONSES_PER_PROMPT = 4
 HELD_OUT_LINES = 200
@@ -33,7 +33,7 @@ def write_world(folder: Path, practice: PracticeSection) -> None:
         "instructions": lambda random: (_instruction(random) for _ in range(practice.demonstrations)),
         "ratings": lambda random: (_rated(random) for _ in range(practice.rated_prompts)),
         "prompts": lambda random: ({"prompt": _prompt(draw_task(random), random)} for _ in range(practice.prompts)),
-        "evaluation": lambda random: ({"prompt": prompt} for prompt in evaluation_prompts(random)),
+        "evaluation": lambda random: ({"prompt": prompt, "should": should(prompt)} for prompt in evaluation_prompts(random)),
     }
     for name, make in makers.items():
         _write(folder / f"{name}.jsonl", make(Random(f"{practice.seed} {name}")))
@@ -47,6 +47,11 @@ def evaluation_prompts(random: Random) -> list[str]:
         chosen += random.sample(prompts, min(len(prompts), round(share * EVALUATION_PROMPTS)))
     random.shuffle(chosen)
     return chosen
+
+
+def should(prompt: str) -> str:
+    """What an answer to a prompt of the world should do: answer, refuse, or admit that there is nothing to know."""
+    return {"harmful": "refuse", "unanswerable": "admit"}.get(parse(prompt).kind, "answer")
 
 
 def _prompt(task: Task, random: Random) -> str:

@@ -8,11 +8,12 @@ from functools import cache
 
 from scale_rlhf.telemetry.catalogue.bottleneck import BOTTLENECK
 from scale_rlhf.telemetry.catalogue.health import HEALTH
+from scale_rlhf.telemetry.catalogue.held_out import HELD_OUT
 from scale_rlhf.telemetry.catalogue.learning import LEARNING, SUPERVISED
 from scale_rlhf.telemetry.catalogue.metric import ROLES, Metric
 
 QUESTIONS: dict[str, tuple[Metric, ...]] = {
-    "Is it learning?": LEARNING, "Is it healthy?": HEALTH, "Who is the bottleneck?": BOTTLENECK,
+    "Is it learning?": (*LEARNING, *HELD_OUT), "Is it healthy?": HEALTH, "Who is the bottleneck?": BOTTLENECK,
     "The stages before PPO": SUPERVISED,
 }
 METRICS: tuple[Metric, ...] = tuple(metric for metrics in QUESTIONS.values() for metric in metrics)

@@ -33,6 +33,8 @@ BOTTLENECK = (
     _phase("publish", "The policy handed its weights over.", "A second for gigabytes on one host.",
            "Grows: see weights_stage_seconds and docs/architecture.md, weights."),
     _phase("load", "All engines took the version.", "Little more than publish.", "See weights_stage_seconds."),
+    _phase("wait_evaluation", "Engines answered held-out prompts when the next version was there (evaluation.every, at staleness "
+           "0).", "0: they are done before the update is.", "Long: lower evaluation.during_prompts, raise evaluation.every."),
     _phase("checkpoint", "The loop waited for the ranks to copy their state.", "A second; now and then.",
            "Long: the checkpoint before was not on the disk yet."),
     Metric("tokens/per_second", "trained_tokens_per_second", "Response tokens trained on, a second of the run.", "Constant.",

@@ -32,7 +32,7 @@ class Metric:
     @property
     def label_names(self) -> tuple[str, ...]:
         """Labels beside `run`."""
-        supervised = ("stage",) if self.key and self.stages != ("ppo",) else ()
+        supervised = ("stage",) if self.key and len(self.stages) > 1 else ()
         return (*re.findall(r"{(\w+)}", self.key), *(name for name, _ in self.fixed), *supervised, *self.labels)
 
     @property
