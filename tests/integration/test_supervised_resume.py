@@ -29,7 +29,6 @@ SETTINGS = {"epochs": 1.41, "batch_size": 7, "microbatch": 3, "save_every": 2, "
 VARIANTS = {
     "zero 0": {"zero_stage": 0}, "zero 3": {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
     "bfloat16": {"dtype": "bfloat16"}, "packed": {}, "reward": {}, "judged": {"feedback": "rankings"}, "other forwards": {},
-    "adapter": {"lora": {"rank": 4, "dropout": 0.2}},
 }
 
 
