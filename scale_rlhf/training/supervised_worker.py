@@ -103,7 +103,7 @@ def _trainer(job: Job, tokenizer, rows: Dataset):
     reference = {"ref_model": _model(job, tokenizer)} if job.kind in ("dpo", "kto") else {}
     model = _model(job, tokenizer)
     if settings := _lora(job):
-        lora.adapt(model, settings, f"{SUPERVISED[job.work.name]}.lora", job.seed)
+        lora.adapt(model, settings, f"{SUPERVISED.get(job.work.name, job.work.name)}.lora", job.seed)
     return kind(job, model=model, args=trainer_args, train_dataset=rows, processing_class=tokenizer,
                 callbacks=[Checkpoints(job)], **reference)
 

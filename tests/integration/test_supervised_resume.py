@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from scale_rlhf.config.load import load_config
-from scale_rlhf.config.schema import ModelSection, RewardModelSection, SupervisedSection
+from scale_rlhf.config.schema import ModelSection, RewardModelSection, SftSection
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.training.layout import lay_out
 from scale_rlhf.training.resuming import CHECKPOINTS, going_on
@@ -50,7 +50,7 @@ def job(folder, start, settings, *, packed=False, kind="language") -> Job:
         rows = Dataset.from_dict({"input_ids": texts[:29], "labels": [[-100] * 2 + text[2:] for text in texts[:29]]})
     if packed:
         rows = sft.packed(rows, 32)
-    section = (SupervisedSection if kind == "language" else RewardModelSection)(**SETTINGS | settings)
+    section = (SftSection if kind == "language" else RewardModelSection)(**SETTINGS | settings)
     layout = lay_out([20] * len(rows), section, 0)
     folder.mkdir()
     made = Job(kind, section, ModelSection(), str(start), 0, layout, folder, folder / "out", packed)

@@ -172,13 +172,15 @@ def test_with_adapters_in_every_stage(finished, tmp_path, staleness):
     run = tmp_path / "tiny"
     metrics = lines(run / "metrics" / "ppo.jsonl")
     assert [one["step"] for one in metrics] == [1, 2, 3], said
-    assert all(one["parity/gap_max"] < 1e-4 for one in metrics)
+    gaps = [one["parity/gap_max"] for one in metrics if "parity/gap_max" in one]  # with overlap a line may have none yet
+    assert len(gaps) >= 2 and max(gaps) < 1e-4
     assert metrics[0]["kl/reference_mean"] == pytest.approx(0, abs=1e-3) and metrics[-1]["kl/reference_mean"] != 0
     assert metrics[0]["reference_server/samples"] >= 18 and "idle/reference" not in metrics[0]
     whole, adapter = (load_file(run / "models" / "ppo" / name)
                       for name in ("model.safetensors", "adapter/adapter_model.safetensors"))
     size = sum(4 * tensor.numel() for tensor in adapter.values())
-    assert {one["weights/published_bytes"] for one in metrics} == {size} and size < sum(4 * t.numel() for t in whole.values()) / 4
+    published = {one["weights/published_bytes"] for one in metrics if "weights/published_bytes" in one}
+    assert published == {size} and size < sum(4 * t.numel() for t in whole.values()) / 4
     for stage in ("sft", "reward", "ppo", "value"):
         assert (run / "models" / stage / "adapter" / "adapter_config.json").is_file()
     start = load_file(run / "models" / "sft" / "model.safetensors")
