@@ -28,7 +28,7 @@ test-fast: install
 test-long: override ARGS := -m "" $(ARGS)
 test-long: test
 
-# 3M parameters in fp32: under 15 minutes on two cores. Figures count on a quiet machine alone.
+# 3M parameters in fp32. Figures count on a quiet machine alone.
 bench: install
 	python -m benchmarks $(ARGS)
 

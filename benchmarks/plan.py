@@ -5,7 +5,7 @@ from dataclasses import dataclass
 NAMES = ("controller", "rollout", "training", "weights", "overlap", "trl")
 ONE_SIZE = ("controller", "weights")  # these do not depend on the size of the trained model
 ONE_TYPE = ("controller", "weights", "overlap")  # float32 alone
-ONLY = {"weights": ("100M",)}  # in `make bench`
+ONLY = {"weights": ("100M",), "trl": ("grpo",)}  # in `make bench` of all; one that is named runs whole
 FLOAT32, BOTH = ("float32",), ("float32", "bfloat16")
 
 
@@ -18,11 +18,11 @@ class Job:
 
 
 def jobs(names: list[str], *, full: bool) -> list[Job]:
-    """In the order of running. full: 50M parameters too, bfloat16 throughout, and weights of every size; otherwise 3M, bfloat16
-    in training and 100M in weights alone.
+    """In the order of running. full: 50M parameters too, bfloat16, weights of every size, and PPO against its parts; otherwise
+    3M in float32, and the parts of ONLY.
     """
     chosen = [name for name in NAMES if not names or name in names]
-    found = [Job(name, "3M", _types(name, full), () if full else ONLY.get(name, ())) for name in chosen]
+    found = [Job(name, "3M", _types(name, full), () if full or names else ONLY.get(name, ())) for name in chosen]
     if full:
         found += [Job(name, "50M", _types(name, full)) for name in chosen if name not in ONE_SIZE]
     return found
@@ -31,4 +31,4 @@ def jobs(names: list[str], *, full: bool) -> list[Job]:
 def _types(name: str, full: bool) -> tuple[str, ...]:
     if name in ONE_TYPE:
         return FLOAT32
-    return BOTH if full or name == "training" else FLOAT32
+    return BOTH if full else FLOAT32

@@ -21,7 +21,7 @@ PROMPTS, GROUP, PROMPT, RESPONSE, BETA = 8, 8, 16, 64, 0.05
 SAMPLES = PROMPTS * GROUP
 MICROBATCH = {"3M": 64, "50M": 16}  # TRL's: what was fastest there
 TOKENS_PER_MICROBATCH = {"3M": 1280, "50M": 1280}  # ours: 16 samples
-STEPS = {"3M": (2, 4, 6), "50M": (1, 2, 4)}  # of a block: TRL, ours synchronous, ours overlapped
+STEPS = {"3M": (2, 3, 4), "50M": (1, 2, 4)}  # of a block: TRL, ours synchronous, ours overlapped
 AIMS = {"overlapped": {"3M": 1.2, "50M": 1.2}, "synchronous": {"3M": 1.0, "50M": 1.15}}
 
 

@@ -79,11 +79,15 @@ class Ours:
             self.events.run_until_complete(self._whole_step(step, taken))
         return {part: seconds / steps for part, seconds in taken.items()}
 
-    def sides(self, steps: int, first: int = 0) -> dict[str, float]:
-        """Seconds a step of each side with nothing else running: "stream" of a batch when so many are generated without a
-        pause, where no batch waits for the last sample of the one before; and score, advantages, update, publish, load.
+    def stream(self, steps: int, first: int = 0) -> dict[str, float]:
+        """Seconds a batch, with nothing else running, when so many are generated without a pause: none waits for the last
+        sample of the one before. The samples are kept for `learner`.
         """
-        return self.events.run_until_complete(self._sides([self._batch(step) for step in range(first, first + steps)]))
+        return self.events.run_until_complete(self._generated([self._batch(step) for step in range(first, first + steps)]))
+
+    def learner(self) -> dict[str, float]:
+        """Seconds a batch of what follows on what `stream` generated: score, advantages, update, publish, load."""
+        return self.events.run_until_complete(self._learned())
 
     async def _loop(self, config: RunConfig, warm: int, last: int) -> dict[str, float]:
         await self._begin()
@@ -104,16 +108,19 @@ class Ours:
         staleness = max(one["staleness/max"] for one in numbers)
         return self._per_step(ends[-1 - last] - begin, counted) | means(shown) | {"staleness": staleness}
 
-    async def _sides(self, prompts: list[list]) -> dict[str, float]:
+    async def _generated(self, prompts: list[list]) -> dict[str, float]:
         await self._begin()
         started = time.perf_counter()
         samples = await asyncio.gather(*(self.roles.rollout.generate(prompt) for batch in prompts for prompt in batch))
-        stream = (time.perf_counter() - started) / len(prompts)
-        size, taken = self._size(), {}
-        batches = [list(samples[place : place + size]) for place in range(0, len(samples), size)]
-        for step, batch in enumerate(batches):
+        seconds, size = time.perf_counter() - started, self._size()
+        self.batches = [list(samples[place : place + size]) for place in range(0, len(samples), size)]
+        return {"stream": seconds / len(prompts)}
+
+    async def _learned(self) -> dict[str, float]:
+        taken: dict[str, float] = {}
+        for step, batch in enumerate(self.batches):
             await self._learn(batch, step, Laps(taken))
-        return {part: seconds / len(batches) for part, seconds in taken.items()} | {"stream": stream}
+        return {part: seconds / len(self.batches) for part, seconds in taken.items()}
 
     async def _begin(self) -> None:
         """The policy's present weights are version 0."""

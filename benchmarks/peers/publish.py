@@ -17,7 +17,7 @@ from scale_rlhf.training.group import PolicyGroup
 from scale_rlhf.weights.files import tensors
 
 DECODED = 8  # samples that decode while a version comes
-RESPONSE = 200  # tokens
+RESPONSE = 80  # tokens: longer than any version takes
 
 
 class Receiver:

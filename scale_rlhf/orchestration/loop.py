@@ -92,7 +92,7 @@ class Loop:
         self.dynamic = DynamicSampling(config.limits.silent_groups, penalty) if ppo.dynamic_sampling else None
         self.parity = Parity(config, roles)
         self.clock = StepClock()
-        self.changed = asyncio.Event()  # something that a waiting coroutine looks at has changed
+        self.waiting: dict[asyncio.Future, Callable[[], bool]] = {}  # who waits, and for what to be true
         self.loads: deque[asyncio.Task] = deque(maxlen=2)  # of the last two versions
         self.loaded: dict[str, float] = {}  # numbers of versions that reached the engines since the last step
 
@@ -175,10 +175,9 @@ class Loop:
         greedy = await self.baselines.of(samples) if self.baselines else {}
         everything = [*samples, *greedy.values()]
         try:
-            scores, references = await asyncio.gather(
-                self.roles.reward.score(everything, fixed=self.fixed, group=number),
-                self.roles.reference.logprobs(everything, fixed=self.fixed, group=number),
-            )
+            asked = self.tasks.create_task(self.roles.reference.logprobs(everything, fixed=self.fixed, group=number))
+            scores = await self.roles.reward.score(everything, fixed=self.fixed, group=number)
+            references = await asked
             bad_numbers.check("rollout", "log-probability", everything, [sample.logprobs for sample in everything])
             bad_numbers.check("reference", "log-probability", everything, references)
         except ScoringFailed as failure:
@@ -354,11 +353,18 @@ class Loop:
     async def _until(self, condition: Callable[[], bool]) -> None:
         # No deadline of its own: whatever makes the condition true has one, and its failure cancels this wait.
         while not condition():
-            self.changed.clear()
-            await self.changed.wait()
+            turn = asyncio.get_running_loop().create_future()
+            self.waiting[turn] = condition
+            try:
+                await turn
+            finally:
+                del self.waiting[turn]
 
     def _notify(self) -> None:
-        self.changed.set()
+        """Something has changed: wake those whose condition is true now. With thousands of engines most changes wake nobody."""
+        for turn, condition in self.waiting.items():
+            if not turn.done() and condition():
+                turn.set_result(None)
 
 
 SKIPPED = "it was in a batch that made numbers that are not finite"

@@ -107,6 +107,7 @@ def test_full_adds_the_larger_model_and_bfloat16():
     assert [job.name for job in full if job.size == "50M"] == ["rollout", "training", "overlap", "trl"]
     assert {job.dtypes for job in full if job.name == "trl"} == {("float32", "bfloat16")}
     assert jobs(["trl"], full=False) == [Job("trl", "3M", ("float32",))]
+    assert [job.only for job in small if job.name == "trl"] == [("grpo",)] and not any(job.only for job in full)
 
 
 def test_models_have_the_size_that_their_name_says():
