@@ -167,7 +167,7 @@ def test_the_rows_of_the_documentation_are_of_the_kinds_that_it_says():
     table = text[text.index("| kind |") : text.index("Beside these")]
     rows = [json.loads(found) for found in re.findall(r"\| `(\{.*\})` \|", table)]
     assert [said(row, "docs").kind for row in rows] == [
-        "instruction", "conversation", "pair", "rating", "rating", "aspects", "ranking", "ranking", "judgement"]
+        "instruction", "conversation", "pair", "pair", "rating", "rating", "aspects", "ranking", "ranking", "judgement"]
 
 
 def test_aspects_in_parquet_where_rows_have_different_ones(tmp_path):
