@@ -91,7 +91,8 @@ def _code(config: RunConfig, key: str, model: ModelFiles) -> Iterator[str]:
 
 def _kind(config: RunConfig, stages: Sequence[str], key: str, model: ModelFiles) -> Iterator[str]:
     """Can the model do what it is named for, and does every part of the run compute it alike?"""
-    if key in _SAMPLED_FROM and set(stages) != {"reward"} and not model.causal:
+    sampled = key in _SAMPLED_FROM or key.startswith("evaluation.models.")
+    if sampled and set(stages) != {"reward"} and not model.causal:
         yield (f"{key}: {model.path} is of the kind {model.config['architectures'][0]}; expected a causal language model "
                "(…ForCausalLM), which answers token by token")
     if model.text_config.get("attn_logit_softcapping") and config.model.attention == "sdpa":

@@ -10,7 +10,8 @@ import warnings
 from typing import TYPE_CHECKING
 
 from scale_rlhf.cluster import names
-from scale_rlhf.config.schema import SUPERVISED, SupervisedLora
+from scale_rlhf.config.roles import SupervisedLora
+from scale_rlhf.config.schema import SUPERVISED
 from scale_rlhf.telemetry import logs as marks
 from scale_rlhf.telemetry import process
 from scale_rlhf.training.layout import FILLER
