@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -36,13 +35,11 @@ def test_config_prints_the_resolved_run_and_starts_nothing(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_config_answers_quickly_and_without_torch(tmp_path):
+def test_config_answers_without_torch(tmp_path):
     path = written(tmp_path, "data: {practice: {}}")
     code = (f"import sys; from scale_rlhf.cli import app; app(['config', {str(path)!r}], standalone_mode=False); "
             "assert 'torch' not in sys.modules")
-    start = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    assert time.monotonic() - start < 5  # a second on an idle machine
 
 
 def test_a_mistake_is_a_message_alone_and_exit_status_2(tmp_path):
