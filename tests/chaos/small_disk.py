@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from scale_rlhf.orchestration import run_lock
+
 STUFFING = "stuffing"  # the file that fills it
 
 
@@ -35,8 +37,8 @@ class SmallDisk:
         (self.path / STUFFING).unlink()
 
     def files(self) -> dict[str, bytes]:
-        """All that is on it but the stuffing, by name."""
-        paths = sorted(path for path in self.path.rglob("*") if path.is_file() and path.name != STUFFING)
+        """All that is on it, by name, but the stuffing, and the note of who is at work at a run."""
+        paths = sorted(path for path in self.path.rglob("*") if path.is_file() and path.name not in (STUFFING, run_lock.FILE))
         return {str(path.relative_to(self.path)): path.read_bytes() for path in paths}
 
 
