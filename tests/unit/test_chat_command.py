@@ -15,6 +15,7 @@ from scale_rlhf.chat.screen import Beside, about
 from scale_rlhf.chat.settings import Wishes, engine_config, reward_config
 from scale_rlhf.chat.speakers import scorer, speakers
 from scale_rlhf.chat.voice import Answer, Voice
+from scale_rlhf.cluster.signals import interruptible
 from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.data.chat import prompt_ids
 from scale_rlhf.errors import ConfigError
@@ -157,9 +158,10 @@ def test_a_conversation_goes_on_and_begins_again(panel, run):
 def test_ctrl_c_stops_the_answers_alone(panel):
     panel.voices[1].fleet = slow = Said(silent_after=3)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    answers = panel.ask("What is the capital of France?", lambda _: None)
-    timer.join()
+    with interruptible():  # as a chat does: who was started in the background has Ctrl-C ignored
+        timer.start()
+        answers = panel.ask("What is the capital of France?", lambda _: None)
+        timer.join()
     assert [answer.state for answer in answers] == ["ended", "stopped", "ended"] and answers[1].tokens == 2
     assert slow.closed == 1  # its engine was told
     slow.silent_after = None
