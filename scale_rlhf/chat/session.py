@@ -40,12 +40,18 @@ def chat(named: Sequence[str], wishes: Wishes, *, reward: str | None = None, cha
             stack.enter_context(session(config, watch))
             stack.enter_context(interruptible())  # again: ray.init took the handler of SIGTERM
             stack.enter_context(panel)
-        stack.enter_context(_ended_by_sigterm())
+        ended = stack.enter_context(_ended_by_sigterm())
         _introduce(who, judge, console)
-        _talk(panel, _lines(console), console)
+        try:
+            _talk(panel, _lines(console), console, ended)
+        except KeyboardInterrupt:
+            if not ended:
+                raise
+        if ended:
+            sys.exit(_ENDED)
 
 
-def _talk(panel: Panel, lines: Iterator[str], console: Console) -> None:
+def _talk(panel: Panel, lines: Iterator[str], console: Console, ended: Sequence[int]) -> None:
     for line in lines:
         if line == "/quit":
             return
@@ -56,6 +62,8 @@ def _talk(panel: Panel, lines: Iterator[str], console: Console) -> None:
             console.print(f"There is no {line.split()[0]}. {HELP}", style="dim", markup=False, highlight=False)
         elif line:
             show(panel, line, console)
+        if ended:
+            return
 
 
 def _introduce(who: Sequence[Speaker], judge: Speaker | None, console: Console) -> None:
@@ -89,14 +97,17 @@ def _typed(console: Console) -> str | None:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM ends the chat, where Ctrl-C stops an answer alone."""
+def _ended_by_sigterm() -> Iterator[Sequence[int]]:
+    """Inside, SIGTERM stops whatever goes on, as Ctrl-C does, and then stands in what this gives: the chat is to end."""
+    ended: list[int] = []
+
     def end(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what follows is clean-up
-        sys.exit(_ENDED)
+        ended.append(number)
+        signal.raise_signal(signal.SIGINT)  # an asyncio loop that runs meanwhile cancels its task in its own way
 
     before: Callable | int | None = signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        yield ended
     finally:
         signal.signal(signal.SIGTERM, before)
