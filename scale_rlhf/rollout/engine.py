@@ -90,6 +90,7 @@ class RolloutEngine:
             "logprobs_mode": "processed_logprobs", "enable_prefix_caching": False,
             "weight_transfer_config": {"backend": self.transfer}, "worker_extension_cls": WORKER_EXTENSION,
             "disable_log_stats": True, "enable_log_requests": False,
+            "scheduling_policy": "priority",  # in the order of coming; but a probe does not wait behind a batch
         }
         if current_platform.is_cpu():
             # Without an explicit size the CPU backend reserves a share of the machine's memory, and fails.
@@ -134,25 +135,27 @@ class RolloutEngine:
 
         params = SamplingParams(max_tokens=1, temperature=1.0, seed=0, prompt_logprobs=0, logprobs=0, detokenize=False)
         shown = [*sample.prompt.token_ids, *sample.response_ids]
-        final = await self._answer(shown, params, "score")
+        final = await self._answer(shown, params, "score", first=True)
         chosen = list(zip(final.prompt_logprobs, final.prompt_token_ids, strict=True))[len(sample.prompt.token_ids):]
         version = int(final.outputs[0].weight_versions[0].version)
         return np.asarray([entry[token].logprob for entry, token in chosen], dtype=np.float32), version
 
-    async def _answer(self, token_ids: Iterable[int], params: "SamplingParams", name: str) -> "RequestOutput":
-        """One request through the gate and vLLM."""
+    async def _answer(self, token_ids: Iterable[int], params: "SamplingParams", name: str, *,
+                      first: bool = False) -> "RequestOutput":
+        """One request through the gate and vLLM. first: before all that wait for a place."""
         final = None
-        async for output in self._outputs(token_ids, params, name):
+        async for output in self._outputs(token_ids, params, name, first=first):
             final = output
         return final
 
-    async def _outputs(self, token_ids: Iterable[int], params: "SamplingParams", name: str) -> AsyncIterator["RequestOutput"]:
+    async def _outputs(self, token_ids: Iterable[int], params: "SamplingParams", name: str, *,
+                       first: bool = False) -> AsyncIterator["RequestOutput"]:
         self.requests += 1
         request, tokens = f"{name}-{self.requests}", {"prompt_token_ids": [int(token) for token in token_ids]}
-        async with self.gate.enter():
+        async with self.gate.enter(first=first):
             self.decoding.enter()
             try:
-                async for output in self.engine.generate(tokens, params, request_id=request):
+                async for output in self.engine.generate(tokens, params, request_id=request, priority=-int(first)):
                     yield output
             finally:
                 self.decoding.leave()

@@ -25,10 +25,10 @@ class Gate:
         return len(self._queue)
 
     @asynccontextmanager
-    async def enter(self) -> AsyncIterator[None]:
-        """Wait until the gate is open and a place is free; hold the place inside the block."""
+    async def enter(self, *, first: bool = False) -> AsyncIterator[None]:
+        """Wait until the gate is open and a place is free; hold the place inside the block. first: before those who wait."""
         turn = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+        (self._queue.appendleft if first else self._queue.append)(turn)
         self._admit()
         try:
             await turn

@@ -82,7 +82,7 @@ SCHEDULES = [
 def test_ppo_reaches_the_closed_form_optimum(cluster, tmp_path, overlap):
     staleness = overlap.get("max_staleness", 0)
     # Asynchronous, a few samples at a time: the engine is then still decoding when a version arrives.
-    steps, start, trained = trained_policy(tmp_path, three_token_config(overlap, max_concurrent=16 if staleness else 256))
+    steps, start, trained = trained_policy(tmp_path, three_token_config(overlap, max_concurrent=4 if staleness else 256))
     seen = {int(age) for step in steps for age in step_ages(step)}
     spanning = sum(step.metrics["staleness/spanning_share"] > 0 for step in steps)
     far = task.total_variation(trained, task.optimum(start))

@@ -1,4 +1,4 @@
-"""The quickstart over three seeds shows what it promises; one step ahead as much as synchronous. Long: an hour on two cores."""
+"""The quickstart over three seeds shows what it promises; one step ahead as much as synchronous. Long: 40 minutes."""
 
 import json
 import subprocess
@@ -22,8 +22,13 @@ def finished(tmp_path_factory):
         name = f"seed-{seed}-staleness-{staleness}"
         command = [sys.executable, "-m", "scale_rlhf.cli", "run", "configs/quickstart.yaml", f"run.folder={folder}",
                    f"run.name={name}", f"run.seed={seed}", f"data.practice.seed={seed}", f"overlap.max_staleness={staleness}"]
+        if staleness:  # from the same SFT and reward model
+            run(seed, 0)
+            made = folder / f"seed-{seed}-staleness-0" / "models"
+            command += ["run.stages=[ppo, evaluate]", f"policy.model={made / 'sft'}", f"reward.model={made / 'reward'}"]
         subprocess.run(command, cwd=ROOT, check=True, timeout=1500)
         table = json.loads((folder / name / "evaluation" / "table.json").read_text())
+        print(json.dumps(table["models"], indent=1), table["gap_closed"], table["reward_ranks_right"])
         return table, json.loads((folder / name / "run.json").read_text())["stages"]
 
     return run
@@ -36,11 +41,12 @@ def finished(tmp_path_factory):
 def test_the_quickstart_aligns_a_model(finished, seed, staleness):
     table, stages = finished(seed, staleness)
     models = table["models"]
-    assert models["base"]["right_form"] < 0.10
+    assert models.keys() == ({"sft", "ppo"} if staleness else {"base", "sft", "ppo"})
+    assert staleness or models["base"]["right_form"] < 0.10
     assert models["sft"]["right_form"] >= 0.80
     assert table["reward_ranks_right"] >= 0.85 and table["reward_pairs"] >= 100
     assert table["gap_closed"] >= 0.60
-    assert all(models[name]["perplexity"] > 1 for name in ("base", "sft", "ppo"))
+    assert all(model["perplexity"] > 1 for model in models.values())
     assert max(stage["peak_memory_gb"] for stage in stages.values()) < 12
 
 

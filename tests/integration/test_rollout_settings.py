@@ -1,14 +1,16 @@
 """Settings of the engine that say how much it may do and hold at once, and what a real engine makes of them; its stream."""
 
 import asyncio
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from scale_rlhf.config.schema import RolloutSection
-from scale_rlhf.experience.sample import Prompt
+from scale_rlhf.experience.sample import Prompt, Sample
 from scale_rlhf.rollout.engine import RolloutEngine
+from scale_rlhf.rollout.gate import Gate
 from tests.tiny import tiny_config, tiny_policy
 
 LONG, LONGER, SHORT = 120, 180, 3  # response tokens
@@ -29,6 +31,25 @@ class WatchedEngine(RolloutEngine):
 
         await asyncio.gather(*(one(place) for place in range(len(lengths))))
         return order
+
+    async def ended_before_a_probe(self, drains: bool) -> int:
+        """Of thirty samples, one at a time, those that have ended when a probe that is shown after them is answered."""
+        self.gate = Gate(1 if drains else math.inf)  # as the engine makes it
+        ended = []
+
+        async def one(place: int) -> Sample:
+            sample = await self.generate(Prompt(place, place, np.asarray([260, 270], np.int32)), max_tokens=LONG // 2)
+            ended.append(place)
+            return sample
+
+        probe = await one(0)
+        samples = [asyncio.create_task(one(place)) for place in range(30)]
+        await asyncio.sleep(0)  # all have asked for a place
+        logprobs, version = await self.score(probe)
+        before = len(ended) - 1
+        assert version == 0 and np.abs(logprobs - probe.logprobs).max() < 1e-4
+        await asyncio.gather(*samples)
+        return before
 
     async def cache(self) -> tuple[int, int]:
         """(blocks of the key-value cache, tokens of a block)."""
@@ -67,6 +88,12 @@ def test_two_samples_at_a_time_and_no_third(cluster, engines):
     assert order == [1, 2, 3, 0]
     order = cluster.get(engines[2].finishing_order.remote([LONG, LONGER, SHORT, SHORT]), timeout=100)
     assert order == [0, 2, 3, 1]
+
+
+@pytest.mark.parametrize("drains", [False, True], ids=["in_flight", "drain"])
+def test_a_probe_does_not_wait_behind_a_batch(cluster, engines, drains):
+    """The next version waits for the probe of the one before: behind a batch it would come when no sample is left to span it."""
+    assert cluster.get(engines[1].ended_before_a_probe.remote(drains), timeout=100) <= 3
 
 
 def test_the_key_value_cache_has_the_size_that_was_asked_for(cluster, engines):

@@ -260,6 +260,22 @@ async def test_a_gate_lets_in_so_many_and_can_be_emptied():
     assert order == [0, 1, 3] and gate.inside == 0
 
 
+async def test_who_is_first_goes_before_those_that_wait():
+    gate, order, leave = Gate(1), [], asyncio.Event()
+
+    async def enter(name, **how):
+        async with gate.enter(**how):
+            order.append(name)
+            await leave.wait()
+
+    entering = [asyncio.create_task(enter(name, **how)) for name, how in (("a", {}), ("b", {}), ("probe", {"first": True}))]
+    await asyncio.sleep(0.01)
+    assert order == ["a"]
+    leave.set()
+    await asyncio.gather(*entering)
+    assert order == ["a", "probe", "b"]
+
+
 def test_the_decode_clock_counts_neither_idleness_nor_freezes():
     now = SimpleNamespace(time=0.0)
     spans = Spans(lambda: now.time)
