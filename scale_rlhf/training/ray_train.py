@@ -59,11 +59,13 @@ def _trainer(job: Job, storage: Path, start_seconds: float):
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):
-        """Without the detached actor that removes placement groups: it outlives an interrupted run, looks for any Ray on
-        this machine, and Ray removes the group of a controller that is gone anyway."""
+        """Without two actors. The detached one that removes placement groups outlives an interrupted run, looks for any Ray on
+        this machine, and Ray removes the group of a controller that is gone anyway. That of Ray's datasets imports them for
+        seconds while the workers start, and has none to hand out here."""
 
         def _create_default_callbacks(self):
-            return [one for one in super()._create_default_callbacks() if type(one).__name__ != "PlacementGroupCleanerCallback"]
+            left_out = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
+            return [one for one in super()._create_default_callbacks() if type(one).__name__ not in left_out]
 
     from scale_rlhf.training.supervised_worker import work
 

@@ -151,7 +151,7 @@ DAPO = {"advantages": "group_relative", "responses_per_prompt": 4, "dynamic_samp
 
 
 @pytest.mark.parametrize("method,checked", [
-    pytest.param({"advantages": "remax", "responses_per_prompt": 4}, "baseline/responses", id="remax"),
+    pytest.param({"advantages": "remax", "responses_per_prompt": 4}, "baseline/responses", id="remax", marks=LONG),
     pytest.param(DAPO, "sampling/silent_prompts", id="dynamic_sampling", marks=LONG),
 ])
 def test_prompts_are_accounted_for_with_real_roles(cluster, tmp_path, method, checked):

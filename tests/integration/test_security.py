@@ -9,6 +9,7 @@ import pytest
 
 SCRIPT = '''
 import json, os, socket, stat, subprocess, sys, urllib.error, urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import psutil
 from scale_rlhf.cluster.processes import ProcessWatch
@@ -37,7 +38,7 @@ def stranger(address, **environment):
     return done.returncode, done.stdout[-200:] + done.stderr[-2000:]
 
 config = RunConfig(cluster={"cpus": 1, "object_store_gb": 0.1})
-with ProcessWatch() as watch, session(config, watch) as dashboard:
+with ProcessWatch() as watch, session(config, watch) as dashboard, ThreadPoolExecutor() as pool:
     import ray
     from ray._raylet import AuthenticationMode, get_authentication_mode
     address = ray.get_runtime_context().gcs_address
@@ -47,15 +48,15 @@ with ProcessWatch() as watch, session(config, watch) as dashboard:
             listening += [(c.laddr.ip, process.name()) for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
         except psutil.Error:
             continue
+    strangers = {"stranger": pool.submit(stranger, address, RAY_AUTH_MODE="disabled"),  # each gives up after half a minute
+                 "forger": pool.submit(stranger, address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)}
     path = Path.home() / ".ray" / "auth_token"
     found = {
         "token": get_authentication_mode() == AuthenticationMode.TOKEN, "mode": stat.S_IMODE(path.stat().st_mode),
         "gcs": address, "dashboard": dashboard, "listening": listening,
         "without": status(dashboard + "/api/jobs/"), "wrong": status(dashboard + "/api/jobs/", "0" * 64),
         "with": status(dashboard + "/api/jobs/", path.read_text().strip()),
-        "stranger": stranger(address, RAY_AUTH_MODE="disabled"),
-        "forger": stranger(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
-    }
+    } | {who: each.result() for who, each in strangers.items()}
 print("FOUND" + json.dumps(found))
 '''
 
