@@ -89,7 +89,7 @@ def sides(parts: dict[str, float]) -> dict[str, float]:
 
 
 def balance(peer: Peer, steps: int, progress: Progress) -> str:
-    """Let as many samples decode at once as make generation a little quicker than learning, on the batches that will be
+    """Let as many samples decode at once as make generation quicker than learning by SLACK, on the batches that will be
     counted. Says what was chosen.
     """
     streams = {}

@@ -89,6 +89,16 @@ def samples(
     return [_sample(first + place, random, vocabulary, prompt, response, version) for place in range(count)]
 
 
+def padded(samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The samples' tokens as rows padded on the right, and the mask of what is no padding: int64 [samples, longest]."""
+    longest = max(sample.tokens for sample in samples)
+    ids, mask = torch.full((len(samples), longest), PAD), torch.zeros(len(samples), longest, dtype=torch.long)
+    for row, sample in enumerate(samples):
+        ids[row, : sample.tokens] = torch.tensor([*sample.prompt.token_ids, *sample.response_ids])
+        mask[row, : sample.tokens] = 1
+    return ids, mask
+
+
 def said(tokenizer, index: int, question: str, answer: str) -> Sample:
     """A sample of one turn in which this was asked and answered, in that tokenizer's tokens."""
     messages = [{"role": "user", "content": question}]

@@ -32,11 +32,7 @@ def folders(tmp_path_factory):
 
 def padded(model, **options):
     """The library's own forward on all samples as padded rows with a mask, and the rows."""
-    longest = max(sample.tokens for sample in SAMPLES)
-    ids, mask = torch.full((len(SAMPLES), longest), tiny.PAD), torch.zeros(len(SAMPLES), longest, dtype=torch.long)
-    for row, sample in enumerate(SAMPLES):
-        ids[row, : sample.tokens] = torch.tensor([*sample.prompt.token_ids, *sample.response_ids])
-        mask[row, : sample.tokens] = 1
+    ids, mask = tiny.padded(SAMPLES)
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=mask, **options), ids
 

@@ -29,11 +29,7 @@ def samples():
 
 def padded_hidden(model, samples):
     """The library's own padded forward: ids [B, L], attention mask, and whatever the model gives."""
-    longest = max(sample.tokens for sample in samples)
-    ids, attention = torch.full((len(samples), longest), tiny.PAD), torch.zeros(len(samples), longest, dtype=torch.long)
-    for row, sample in enumerate(samples):
-        ids[row, : sample.tokens] = torch.tensor([*sample.prompt.token_ids, *sample.response_ids])
-        attention[row, : sample.tokens] = 1
+    ids, attention = tiny.padded(samples)
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=attention), ids
 
