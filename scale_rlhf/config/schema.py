@@ -101,6 +101,7 @@ class SupervisedSection(Placed, Optimisation):
     batch_size: PositiveInt = Field(32, description="Samples of one optimizer step, over all workers.")
     microbatch: PositiveInt = Field(16, description="Samples of one forward.")
     max_tokens: PositiveInt = Field(256, description="Longer sequences are cut.")
+    sorted_batches: PositiveInt = Field(1, description="So many batches are drawn at a time, made up by length, and trained on in an order by chance: forwards pad less, and workers wait less for the one with the longest rows. 1: every batch is drawn by chance.")
     held_out_every: PositiveInt | None = Field(None, description="Optimizer steps between measurements on the held-out rows, beside the one at the end. null: at the end alone.")
     save_every: PositiveInt | None = Field(200, description="Optimizer steps between checkpoints, from which `scale-rlhf resume` goes on; the two newest are kept while the stage runs. null: none, and a stage that was interrupted begins anew.")
 

@@ -57,9 +57,14 @@ def pairs(preferences: Iterable[dict], tokenizer: PreTrainedTokenizerBase, max_t
     from datasets import Dataset, Features, List, Value
 
     columns = {"chosen_ids": [], "rejected_ids": [], "margin": []}
+    messages, known = None, {}
     for row in preferences:
+        if row["messages"] != messages:  # responses to one prompt are compared with one another, and stand together
+            messages, known = row["messages"], {}
         for side in ("chosen", "rejected"):
-            columns[f"{side}_ids"].append(_ids(tokenizer, row["messages"], row[side])[-max_tokens:])
+            if row[side] not in known:
+                known[row[side]] = _ids(tokenizer, messages, row[side])[-max_tokens:]
+            columns[f"{side}_ids"].append(known[row[side]])
         columns["margin"].append(float(row["margin"] or 0.0) if margin else 0.0)
     features = Features({"chosen_ids": List(Value("int64")), "rejected_ids": List(Value("int64")), "margin": Value("float64")})
     return Dataset.from_dict(columns, features=features)

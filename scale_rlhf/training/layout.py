@@ -37,7 +37,9 @@ def lay_out(lengths: Sequence[int], section: SupervisedSection, seed: int) -> La
     """The whole of a stage's training, drawn from `seed`: `epochs` passes over the samples, each in an order of its own.
 
     lengths: tokens of each sample. Passes follow one another without a border, so only the last step can be short;
-    max_steps ends earlier. Inside a step samples go by length: forwards pad less, and the gradient is the same.
+    max_steps ends earlier. Inside a step samples go by length: forwards pad less, and the gradient is the same. With
+    section.sorted_batches above 1 the samples of so many steps do, and then the steps are shuffled: less padding still, but
+    other batches.
     """
     samples, lengths = len(lengths), np.asarray(lengths)
     total = max(1, round(section.epochs * samples))
@@ -52,7 +54,22 @@ def lay_out(lengths: Sequence[int], section: SupervisedSection, seed: int) -> La
     random = np.random.default_rng(seed)
     stream = np.concatenate([random.permutation(samples) for _ in range(math.ceil(total / samples))])[:total]
     order = np.full((steps, slots), FILLER)
-    for step in range(steps):
-        batch = stream[step * section.batch_size : (step + 1) * section.batch_size]
-        order[step, : len(batch)] = batch[np.argsort(-lengths[batch], kind="stable")]
+    together = section.sorted_batches * section.batch_size
+    batches = (batch for start in range(0, total, together)
+               for batch in _by_length(stream[start : start + together], lengths, section.batch_size, random))
+    for step, batch in enumerate(batches):
+        order[step, : len(batch)] = batch
     return Layout(order.reshape(-1), steps, per_device, accumulation, slots)
+
+
+def _by_length(samples: np.ndarray, lengths: np.ndarray, size: int, random: np.random.Generator) -> list[np.ndarray]:
+    """Batches of `size`, the longest samples first in each; what is left over makes a smaller one, which stays the last.
+
+    A single batch draws nothing from `random`.
+    """
+    left = len(samples) % size
+    whole, rest = samples[: len(samples) - left], samples[len(samples) - left :]  # the rest: drawn by chance, as the whole was
+    whole, rest = (part[np.argsort(-lengths[part], kind="stable")] for part in (whole, rest))
+    batches = [whole[start : start + size] for start in range(0, len(whole), size)]
+    places = random.permutation(len(batches)) if len(batches) > 1 else range(len(batches))
+    return [batches[place] for place in places] + ([rest] if left else [])

@@ -43,6 +43,27 @@ def test_each_pass_has_an_order_of_its_own_that_follows_from_the_seed():
     assert not np.array_equal(layout.order, lay_out([1] * 64, section(batch_size=64, epochs=2.0), 1).order)
 
 
+@pytest.mark.parametrize("samples, epochs", [(100, 1.0), (64, 2.0), (50, 0.5), (7, 1.0)])
+def test_batches_made_up_by_length_hold_every_sample_once_a_pass(samples, epochs):
+    lengths = np.random.default_rng(0).integers(1, 100, samples)
+    layout = lay_out(lengths, section(batch_size=8, epochs=epochs, sorted_batches=4), 0)
+    real = layout.order[layout.order != FILLER]
+    assert len(real) == round(samples * epochs) and max(np.bincount(real)) == max(1, epochs)
+    drawn = lay_out(lengths, section(batch_size=8, epochs=epochs), 0).order
+    whole = len(real) // 32 * 32
+    for start in range(0, whole, 32):  # the same samples were drawn for them
+        assert sorted(layout.order[start : start + 32]) == sorted(drawn[start : start + 32])
+
+
+def test_batches_made_up_by_length_pad_less_and_come_in_an_order_by_chance():
+    lengths = np.random.default_rng(0).integers(1, 100, 640)
+    widths = {several: lengths[lay_out(lengths, section(batch_size=16, sorted_batches=several), 0).order].reshape(-1, 16).max(1)
+              for several in (1, 8)}
+    assert widths[8].mean() < 0.7 * widths[1].mean()
+    by_draw = widths[8].reshape(-1, 8)
+    assert all((np.diff(one) > 0).any() and (np.diff(one) < 0).any() for one in by_draw)
+
+
 def test_longest_first_inside_a_step():
     lengths = np.random.default_rng(0).integers(1, 100, 64)
     layout = lay_out(lengths, section(batch_size=16), 0)
