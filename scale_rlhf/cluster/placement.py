@@ -18,7 +18,8 @@ from scale_rlhf.cluster.device import environment
 from scale_rlhf.cluster.fitting import misfits
 from scale_rlhf.cluster.ray_cluster import nodes
 from scale_rlhf.config.resources import Ask, asks
-from scale_rlhf.config.schema import Placed, RunConfig
+from scale_rlhf.config.roles import Placed
+from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.errors import RunError
 from scale_rlhf.orchestration.deadlines import RoleFailed
 

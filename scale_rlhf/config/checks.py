@@ -18,9 +18,10 @@ from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.places import find_file, is_local
 from scale_rlhf.config.resources import local_cluster, machine_gpus, shortages
 from scale_rlhf.config.reward_sources import judge_functions, outside, reward_functions, reward_sources
-from scale_rlhf.config.schema import STAGES, SUPERVISED, DataSource, PPOSection, RunConfig
+from scale_rlhf.config.schema import STAGES, DataSource, PPOSection, RunConfig
 from scale_rlhf.config.sizing.plan import plan
 from scale_rlhf.config.sizing.table import mistakes
+from scale_rlhf.config.supervised import SUPERVISED
 from scale_rlhf.config.unused import noted, refused
 from scale_rlhf.errors import ConfigError, DataError
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from scale_rlhf.config.model_files import HubUnreachable, ModelFiles, model_files, pickled_weights
 from scale_rlhf.config.reward_sources import judge_sources, reward_sources
-from scale_rlhf.config.schema import SUPERVISED, RunConfig, ScratchSection
+from scale_rlhf.config.schema import RunConfig, ScratchSection
 from scale_rlhf.config.sizing.engine import Cut, tensor_parallel_problem
 from scale_rlhf.config.sizing.shapes import shipped
+from scale_rlhf.config.supervised import SUPERVISED
 from scale_rlhf.errors import ConfigError
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # of vLLM's CPU backend; others die at the first request

@@ -23,7 +23,7 @@ and no torch. What it cannot check where it runs, such as a hub model without ne
 
 A source of data (`data.*`) is a path or hub name, or a section as in [source](#source).
 
-Made from `scale_rlhf/config/schema.py` and `roles.py`.
+Made from `scale_rlhf/config/schema.py`, `supervised.py` and `roles.py`.
 """
 _BOUNDS = {
     annotated_types.Gt: ("gt", "> "), annotated_types.Ge: ("ge", "≥ "),

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.reward_sources import processes, reward_sources
-from scale_rlhf.config.schema import SUPERVISED, Placed, RunConfig
+from scale_rlhf.config.roles import Placed
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.supervised import SUPERVISED
 
 
 @dataclass(frozen=True)

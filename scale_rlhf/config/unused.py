@@ -8,7 +8,8 @@ from pathlib import Path
 from scale_rlhf.config.methods import ADVANTAGES, readers
 from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.reward_sources import judge_sources, outside, reward_sources
-from scale_rlhf.config.schema import RewardSource, RunConfig, ScoreSource, Section
+from scale_rlhf.config.roles import Section
+from scale_rlhf.config.schema import RewardSource, RunConfig, ScoreSource
 
 # Of a model that a reward server holds.
 _SERVED = ("workers", "dtype", "tokens_per_batch", "max_wait_ms", "aspects", "ensemble", "combine", "deviation_coefficient")

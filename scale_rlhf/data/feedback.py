@@ -15,7 +15,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from scale_rlhf.config.schema import DataSource, Feedback
+from scale_rlhf.config.schema import DataSource
+from scale_rlhf.config.supervised import Feedback
 from scale_rlhf.data.forms import judged_response, ranked_responses, rated_responses
 from scale_rlhf.data.rows import nearest, read_rows
 from scale_rlhf.errors import DataError

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scale_rlhf.config.schema import DataSource, RewardModelSection, RunConfig, WeightedSource
+from scale_rlhf.config.schema import DataSource, RunConfig, WeightedSource
+from scale_rlhf.config.supervised import RewardModelSection
 from scale_rlhf.data import feedback, judgements, mixing, read
 from scale_rlhf.errors import ConfigError
 

@@ -7,7 +7,9 @@ from scale_rlhf.config.model_files import HubUnreachable, model_files
 from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.resources import Ask, asks
 from scale_rlhf.config.reward_sources import outside, processes, reward_sources
-from scale_rlhf.config.schema import SUPERVISED, FrozenRole, Placed, RunConfig, ScratchSection
+from scale_rlhf.config.roles import FrozenRole, Placed
+from scale_rlhf.config.schema import RunConfig, ScratchSection
+from scale_rlhf.config.supervised import SUPERVISED
 from scale_rlhf.errors import ConfigError
 
 PROCESS = 0.9e9  # bytes of a process of ours with its libraries; measured on CPU: 7 GB for the eight of the quickstart

@@ -14,7 +14,8 @@ from sys import path as search_path
 from scale_rlhf.config.load import dump
 from scale_rlhf.config.places import is_local
 from scale_rlhf.config.reward_sources import judge_functions, judge_sources, reward_functions, reward_sources
-from scale_rlhf.config.schema import SUPERVISED, RunConfig
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.supervised import SUPERVISED
 from scale_rlhf.errors import ConfigError
 from scale_rlhf.launching.token import ray_token
 from scale_rlhf.redaction import without_secrets

@@ -29,7 +29,8 @@ from scale_rlhf.stages.evaluation_answers import Contestants
 from scale_rlhf.telemetry.progress import StageProgress, stage_progress
 
 if TYPE_CHECKING:
-    from scale_rlhf.config.schema import FrozenRole, RunConfig
+    from scale_rlhf.config.roles import FrozenRole
+    from scale_rlhf.config.schema import RunConfig
 
 GROUP = 64  # samples of one request
 REQUESTS = 2  # under way at a replica: one is computed while the next waits

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from scale_rlhf.config.schema import RunConfig, SftSection
+from scale_rlhf.config.schema import RunConfig
+from scale_rlhf.config.supervised import SftSection
 from scale_rlhf.stages.models import starting_model
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from scale_rlhf.config.schema import Optimisation
+from scale_rlhf.config.roles import Optimisation
 
 
 def deepspeed_config(role: Optimisation, hidden_size: int) -> dict:

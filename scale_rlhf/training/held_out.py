@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 
-from scale_rlhf.config.schema import SupervisedSection
+from scale_rlhf.config.supervised import SupervisedSection
 from scale_rlhf.training.judged_trainer import padded
 from scale_rlhf.training.reward_quality import Judged, quality
 

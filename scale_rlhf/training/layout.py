@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scale_rlhf.config.schema import SupervisedSection
+from scale_rlhf.config.supervised import SupervisedSection
 
 FILLER = -1
 

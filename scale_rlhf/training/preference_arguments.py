@@ -6,7 +6,7 @@ from typing import Any
 
 from trl import DPOConfig, KTOConfig
 
-from scale_rlhf.config.schema import DpoSection
+from scale_rlhf.config.supervised import DpoSection
 
 
 def dpo_arguments(section: DpoSection, common: dict[str, Any]) -> DPOConfig:

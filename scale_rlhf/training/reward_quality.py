@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from scale_rlhf.config.schema import RewardModelSection
+from scale_rlhf.config.supervised import RewardModelSection
 
 BINS = 10
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scale_rlhf.config.schema import SUPERVISED, LimitsSection, ModelSection, RunConfig, SupervisedSection
+from scale_rlhf.config.schema import LimitsSection, ModelSection, RunConfig
+from scale_rlhf.config.supervised import SUPERVISED, SupervisedSection
 from scale_rlhf.errors import DataError, RunError
 from scale_rlhf.orchestration.run_folder import write_atomically
 from scale_rlhf.telemetry.metrics import MetricsLog, read_metrics

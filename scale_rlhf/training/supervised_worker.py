@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from scale_rlhf.cluster import names
 from scale_rlhf.config.roles import SupervisedLora
-from scale_rlhf.config.schema import SUPERVISED
+from scale_rlhf.config.supervised import SUPERVISED
 from scale_rlhf.telemetry import logs as marks
 from scale_rlhf.telemetry import process
 from scale_rlhf.training.layout import FILLER

@@ -13,7 +13,8 @@ import torch
 from torch import distributed, nn
 
 from scale_rlhf.cluster.device import device
-from scale_rlhf.config.schema import RunConfig, TrainedRole
+from scale_rlhf.config.roles import TrainedRole
+from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.experience.packing import Pack, in_rows
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models import loading, lora

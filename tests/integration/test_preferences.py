@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scale_rlhf.config.schema import DpoSection, ModelSection, RunConfig
+from scale_rlhf.config.schema import ModelSection, RunConfig
+from scale_rlhf.config.supervised import DpoSection
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.stages import dpo
 from scale_rlhf.training.layout import lay_out

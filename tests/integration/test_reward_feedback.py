@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from scale_rlhf.config.schema import ModelSection, PracticeSection, RewardModelSection, RunConfig
+from scale_rlhf.config.schema import ModelSection, PracticeSection, RunConfig
+from scale_rlhf.config.supervised import RewardModelSection
 from scale_rlhf.data.feedback import judgements
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.stages import base, reward_model, sft

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scale_rlhf.config.schema import ModelSection, RewardModelSection, RunConfig, SftSection
+from scale_rlhf.config.schema import ModelSection, RunConfig
+from scale_rlhf.config.supervised import RewardModelSection, SftSection
 from scale_rlhf.data.chat import dialogue_ids
 from scale_rlhf.errors import ConfigError, DataError, RunError
 from scale_rlhf.orchestration.run_folder import RunFolder

@@ -15,7 +15,8 @@ import pytest
 from safetensors.torch import load_file
 
 from scale_rlhf.config.load import load_config
-from scale_rlhf.config.schema import ModelSection, RewardModelSection, SftSection
+from scale_rlhf.config.schema import ModelSection
+from scale_rlhf.config.supervised import RewardModelSection, SftSection
 from scale_rlhf.orchestration.run_folder import RunFolder
 from scale_rlhf.training.layout import lay_out
 from scale_rlhf.training.resuming import CHECKPOINTS, going_on

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scale_rlhf.config.schema import SupervisedSection
+from scale_rlhf.config.supervised import SupervisedSection
 from scale_rlhf.training.layout import FILLER, lay_out
 
 

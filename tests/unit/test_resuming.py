@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from scale_rlhf.config.schema import ModelSection, SupervisedSection
+from scale_rlhf.config.schema import ModelSection
+from scale_rlhf.config.supervised import SupervisedSection
 from scale_rlhf.errors import RunError
 from scale_rlhf.orchestration.checksums import MANIFEST
 from scale_rlhf.training.layout import lay_out

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from scale_rlhf.config.schema import RewardModelSection
+from scale_rlhf.config.supervised import RewardModelSection
 from scale_rlhf.telemetry.reward_report import reward_section
 from scale_rlhf.training.reward_quality import Judged, calibration, correlation, quality
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scale_rlhf.config.schema import TrainedRole
+from scale_rlhf.config.roles import TrainedRole
 from scale_rlhf.config.sizing import parameters, shapes, training
 
 NAMES = shapes.names()

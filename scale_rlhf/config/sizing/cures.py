@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from math import ceil
 
-from scale_rlhf.config.schema import FrozenRole, Optimisation, RolloutSection, RunConfig, SupervisedSection
+from scale_rlhf.config.roles import FrozenRole, Optimisation
+from scale_rlhf.config.schema import RolloutSection, RunConfig
 from scale_rlhf.config.sizing import engine
 from scale_rlhf.config.sizing.models import Models
 from scale_rlhf.config.sizing.needs import longest_sample
 from scale_rlhf.config.sizing.plan import Plan, Problem, plan
+from scale_rlhf.config.supervised import SupervisedSection
 
 _TOLD = 3  # cures of one problem
 _TOGETHER = 4  # keys that one cure changes at most

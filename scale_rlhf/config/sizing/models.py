@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from scale_rlhf.config.one_base import policy_serves_reference
 from scale_rlhf.config.reward_sources import outside
-from scale_rlhf.config.schema import SUPERVISED, RunConfig
+from scale_rlhf.config.schema import RunConfig
 from scale_rlhf.config.sizing.parameters import Head
 from scale_rlhf.config.sizing.shapes import Shape, UnknownShape, shape_of
+from scale_rlhf.config.supervised import SUPERVISED
 
 HEADS: dict[str, Head] = {"reward_model": "scalar", "reward": "scalar", "value": "scalar"}  # the others: language
 

@@ -3,20 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from scale_rlhf.config.schema import (
-    FrozenRole,
-    Optimisation,
-    RewardModelSection,
-    RewardSection,
-    RolloutSection,
-    RunConfig,
-    SupervisedSection,
-)
+from scale_rlhf.config.roles import FrozenRole, Optimisation
+from scale_rlhf.config.schema import RewardSection, RolloutSection, RunConfig
 from scale_rlhf.config.sizing import activations, adapters, engine, training
 from scale_rlhf.config.sizing.activations import Forward
 from scale_rlhf.config.sizing.models import HEADS
 from scale_rlhf.config.sizing.parameters import BYTES, Tensor, largest, tensors
 from scale_rlhf.config.sizing.shapes import Shape
+from scale_rlhf.config.supervised import RewardModelSection, SupervisedSection
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "cache", "buffers", "reserve")
 GATHERED = 64 << 20  # bytes of weights that a policy gathers at once to publish them: training/worker.py

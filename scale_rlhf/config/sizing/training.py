@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from scale_rlhf.config.schema import Optimisation
+from scale_rlhf.config.roles import Optimisation
 from scale_rlhf.config.sizing.parameters import BYTES, Tensor, count, largest
 
 _BUCKET = 500_000_000  # elements: DeepSpeed's reduce_bucket_size where deepspeed_config.py sets none

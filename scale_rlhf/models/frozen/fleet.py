@@ -9,7 +9,8 @@ from scale_rlhf.cluster import names
 from scale_rlhf.cluster.actors import Process, end, identify
 from scale_rlhf.cluster.device import environment
 from scale_rlhf.cluster.placement import until_granted
-from scale_rlhf.config.schema import FrozenRole, LimitsSection
+from scale_rlhf.config.roles import FrozenRole
+from scale_rlhf.config.schema import LimitsSection
 from scale_rlhf.experience.sample import Sample
 from scale_rlhf.models.frozen.work import Work
 from scale_rlhf.orchestration.deadlines import RoleFailed, all_within, within

@@ -1,6 +1,6 @@
 """Is it learning? What moves the policy, and what it does to its answers; and the same of the stages before."""
 
-from scale_rlhf.config.schema import SUPERVISED as SUPERVISED_STAGES
+from scale_rlhf.config.supervised import SUPERVISED as SUPERVISED_STAGES
 from scale_rlhf.telemetry.catalogue.metric import Metric
 
 POLICY, VALUE = (("role", "policy"),), (("role", "value"),)
