@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -122,27 +120,6 @@ class StageTrainer:
         step = self.state.global_step if step is None else step
         return self._job.layout.slots / self._job.layout.samples(min(step, self._job.layout.steps - 1))
 
-    @contextmanager
-    def _measuring_alone(self) -> Iterator[None]:
-        """TRL fetches every measure of a forward from all workers, four collectives of a few bytes, for which each waits for the
-        slowest: a quarter of a step on two cores. In here each worker keeps its own, and `_mean_over_workers` asks once a step.
-        """
-        self.accelerator.gather = self.accelerator.gather_for_metrics = lambda found: found
-        try:
-            yield
-        finally:
-            del self.accelerator.gather, self.accelerator.gather_for_metrics
-
-    def _mean_over_workers(self) -> None:
-        """Every measure since the last log as its mean over the forwards of all workers; all ranks call together."""
-        metrics = self._metrics["train"]
-        if not metrics:
-            return
-        sums = [[sum(values), len(values)] for values in metrics.values()]
-        sums = self.accelerator.reduce(torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device), "sum")
-        for key, (total, forwards) in zip(metrics, sums.tolist(), strict=True):
-            metrics[key] = [total / max(forwards, 1)]
-
     def _without_fillers(self, loss: torch.Tensor, constant: float) -> torch.Tensor:
         """A forward's part of the mean over samples. loss: mean over its slots. constant: what a filler adds to their sum."""
         scale = self._slots_a_pair()
@@ -152,18 +129,13 @@ class StageTrainer:
 class SupervisedStageTrainer(StageTrainer, SFTTrainer):
     """Loss: cross-entropy summed over the labelled tokens of a step, over their number in the whole step."""
 
-    def compute_loss(self, *args, **keywords):
-        if not self.model.training:
-            return super().compute_loss(*args, **keywords)
-        with self._measuring_alone():
-            return super().compute_loss(*args, **keywords)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         metrics = self._metrics["train"]
         filled = [entropy > 0 for entropy in metrics.get("entropy", [])]  # TRL gives 0 to a forward of fillers alone
-        for key in {"entropy", "mean_token_accuracy"} & metrics.keys():
-            metrics[key] = [value for value, labelled in zip(metrics[key], filled, strict=True) if labelled]
-        self._mean_over_workers()
+        for key in ("entropy", "mean_token_accuracy"):
+            kept = [value for value, labelled in zip(metrics.get(key, []), filled, strict=False) if labelled]
+            if kept:
+                metrics[key] = kept
         super().log(logs, start_time)
 
 
@@ -171,10 +143,9 @@ class RewardStageTrainer(StageTrainer, RewardTrainer):
     """Loss: −log σ(chosen − rejected − margin), summed over the pairs of a step, over their number in the whole step."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if not self.model.training:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with self._measuring_alone():
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return result
         # TRL's mean is over slots; rows that fill a step up count as slots and not as pairs.
         scale = self._slots_a_pair()
         return (result[0] * scale, result[1]) if return_outputs else result * scale
@@ -184,5 +155,4 @@ class RewardStageTrainer(StageTrainer, RewardTrainer):
         metrics = self._metrics["train"]
         for key in {"accuracy", "margin"} & metrics.keys():
             metrics[key] = [value * scale for value in metrics[key]]
-        self._mean_over_workers()
         super().log(logs, start_time)
