@@ -1,4 +1,4 @@
-"""Losses of a reward model on what raters say other than "this one of the two": rankings, ratings, good or bad.
+"""Losses of a reward model on what raters say other than "this one of the two": comparisons, rankings, ratings, good or bad.
 
 Pairs have `losses.pairwise_reward_loss`. Leading dimensions are free: [batch, aspects, …]. mask: True where a rater judged;
 what stands behind it, NaN too, changes nothing. `denominator`: the sum is divided by it; None is the mean over what counts.
@@ -8,6 +8,29 @@ import torch
 from torch.nn import functional
 
 from scale_rlhf.algorithms.masking import divided_sum, visible
+
+
+def comparison_loss(
+    scores: torch.Tensor, ratings: torch.Tensor, mask: torch.Tensor, *, minimum_gap: float = 0.0, margin: bool = False,
+    denominator: float | torch.Tensor | None = None,
+) -> torch.Tensor:
+    """−log σ(s_i − s_j − m) of every pair with r_i > r_j, at least minimum_gap apart (Bradley–Terry); m: r_i − r_j, or 0.
+
+    scores, ratings, mask: [..., K]. All pairs of the responses to one prompt together, so that each response is read once
+    (Ouyang et al. 2022, section 3.5). A pair is what counts.
+    """
+    mask = mask.bool()
+    scores, ratings = visible(scores, mask), visible(ratings, mask)
+    gap = ratings[..., :, None] - ratings[..., None, :]
+    told = told_apart(ratings, mask, minimum_gap)
+    ahead = visible(scores[..., :, None] - scores[..., None, :] - (gap if margin else 0.0), told)
+    return divided_sum(-functional.logsigmoid(ahead), told, denominator)
+
+
+def told_apart(ratings: torch.Tensor, mask: torch.Tensor, minimum_gap: float) -> torch.Tensor:
+    """[..., K, K]: whether i is rated above j, by at least minimum_gap. ratings, mask: [..., K]."""
+    gap = ratings[..., :, None] - ratings[..., None, :]
+    return mask[..., :, None] & mask[..., None, :] & (gap > 0) & (gap >= minimum_gap)
 
 
 def plackett_luce_loss(

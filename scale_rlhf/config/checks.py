@@ -94,8 +94,8 @@ def _feedback(config: RunConfig) -> Iterator[str]:
     if twice := sorted({aspect for aspect in section.aspects if section.aspects.count(aspect) > 1}):
         yield f"reward_model.aspects: expected each name once; found {', '.join(twice)} more than once"
     if section.aspects and section.feedback in ("pairs", "binary"):
-        yield (f"reward_model.aspects: feedback: {section.feedback} has no aspects; set reward_model.feedback to ratings or "
-               "rankings, or leave reward_model.aspects out")
+        yield (f"reward_model.aspects: feedback: {section.feedback} has no aspects; set reward_model.feedback to "
+               "comparisons, ratings or rankings, or leave reward_model.aspects out")
     for where, source in reward_sources(config).items():
         if source.aspects and not any(source.aspects.values()):
             yield f"{where}.aspects: every weight is 0, and so every score would be; give one that is not"

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from scale_rlhf.config.roles import Adaptable, Optimisation, Placed, Schedule
 
 SUPERVISED = {"base": "base", "sft": "sft", "reward": "reward_model", "best_of_n": "best_of_n", "dpo": "dpo"}  # stage: section
-Feedback = Literal["pairs", "ratings", "rankings", "binary"]
+Feedback = Literal["pairs", "comparisons", "ratings", "rankings", "binary"]
 Aspect = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
@@ -42,9 +42,9 @@ class SftSection(Adaptable, SupervisedSection):
 
 
 class RewardModelSection(Adaptable, SupervisedSection):
-    feedback: Feedback = Field("pairs", description="What `data.preferences` holds and the model learns. pairs: chosen and rejected, or all pairs of rated responses (Bradley–Terry). ratings: the score is the mean rating (regression). rankings: `ranking` or `ranks`, or ratings put in order (Plackett–Luce). binary: `response` and `good` (logistic).")
-    aspects: list[Aspect] = Field([], description="Keys of `ratings` by aspect, such as [helpful, honest]: one head each, mixed by reward.aspects. []: one score. For ratings and rankings.")
-    margin: bool = Field(True, description="Of pairs: take the difference of the ratings, or the pair's own `margin`, into the loss (Llama 2), where there is one.")
+    feedback: Feedback = Field("pairs", description="What `data.preferences` holds and the model learns. pairs: chosen and rejected, or all pairs of rated responses (Bradley–Terry). comparisons: the same of ratings, with every response read once: a sample is a prompt with all its responses. ratings: the score is the mean rating (regression). rankings: `ranking` or `ranks`, or ratings put in order (Plackett–Luce). binary: `response` and `good` (logistic).")
+    aspects: list[Aspect] = Field([], description="Keys of `ratings` by aspect, such as [helpful, honest]: one head each, mixed by reward.aspects. []: one score. For comparisons, ratings and rankings.")
+    margin: bool = Field(True, description="Of pairs and comparisons: take the difference of the ratings, or the pair's own `margin`, into the loss (Llama 2), where there is one.")
     minimum_gap: NonNegativeFloat = Field(0.5, description="Pairs, those that the model is judged by too, are made of responses whose mean ratings differ by at least this.")
 
 

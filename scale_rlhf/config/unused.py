@@ -92,7 +92,7 @@ def _ensemble(where: str, source: ScoreSource) -> Iterator[str]:
 
 def _feedback(config: RunConfig) -> Iterator[str]:
     feedback = config.reward_model.feedback
-    if feedback != "pairs":
+    if feedback not in ("pairs", "comparisons"):
         yield from _set(config, "reward_model", ("margin",), f"reward_model.feedback: {feedback} has no margin")
     if feedback in ("rankings", "binary"):
         yield from _set(config, "reward_model", ("minimum_gap",), f"reward_model.feedback: {feedback} has no gap of ratings")

@@ -3,7 +3,7 @@
     {"messages", "responses": [K], "targets": [aspects][K]}     higher is better; NaN: nobody said
 
 pairs      the chosen response, then the rejected one; the margin and 0 (1 and 0 where there is no margin)
-ratings    the mean rating of each response
+ratings    the mean rating of each response; comparisons the same
 rankings   less the rank of each: −1 the best. Ratings are ranked by their means, equal means tie
 binary     1 for good, 0 for bad; the responses to one prompt stand together
 """
@@ -34,6 +34,7 @@ def judgements(
     file and line, or where the file says nothing to learn from. Pairs are read by read.preferences, and `of_pair`.
     """
     read: Callable[[dict, str], dict] = {
+        "comparisons": lambda row, at: _rated(row, at, aspects),
         "ratings": lambda row, at: _rated(row, at, aspects),
         "rankings": lambda row, at: _ranked(row, at, aspects),
         "binary": _judged,

@@ -1,4 +1,4 @@
-"""The reward model: a score of a response, or one an aspect, learned from pairs, ratings, rankings, or good and bad.
+"""The reward model: a score of a response, or one an aspect, learned from pairs, comparisons, ratings, rankings, or good and bad.
 
 pairs      Bradley and Terry, with the raters' margin (Llama 2): TRL's reward trainer
 the others algorithms/preference.py: training/judged_trainer.py
@@ -41,7 +41,7 @@ def run(config: RunConfig, folder: RunFolder) -> dict[str, float | str]:
         kind, rows, kept = "reward", pairs(learned, tokenizer, section.max_tokens, section.margin), map(of_pair, kept)
     else:
         learned, kept = found.feedback_split(section)
-        kind, rows = "judged", judged(learned, tokenizer, section.max_tokens, alone=section.feedback != "rankings")
+        kind, rows = "judged", judged(learned, tokenizer, section.max_tokens, alone=section.feedback in ("ratings", "binary"))
     said = train(kind, config, folder, "reward", section=section, start=start, tokenizer=tokenizer, rows=rows,
                  held_out=judged(kept, tokenizer, section.max_tokens))
     if report := said.pop("report", None):

@@ -7,7 +7,7 @@ from scale_rlhf.telemetry.charts import figure
 from scale_rlhf.telemetry.svg import Series, line_chart
 
 _AXES = {
-    "pairs": "predicted chance of the likelier response", "rankings": "predicted chance of the likelier response",
+    **dict.fromkeys(("pairs", "comparisons", "rankings"), "predicted chance of the likelier response"),
     "binary": "predicted chance of good", "ratings": "predicted rating",
 }
 _COLUMNS = {

@@ -1,4 +1,4 @@
-"""Reward models from ratings, rankings, and good or bad: transformers' Trainer with the loss of `reward_model.feedback`.
+"""Reward models from all feedback but pairs: transformers' Trainer with the loss of `reward_model.feedback`.
 
 A row is {"texts": [K token lists], "targets": [aspects][K], "lengths"}, NaN where nobody judged: see data/feedback.py.
 """
@@ -9,19 +9,20 @@ import numpy as np
 import torch
 from transformers import Trainer
 
-from scale_rlhf.algorithms.preference import binary_loss, plackett_luce_loss, rating_loss
+from scale_rlhf.algorithms.preference import binary_loss, comparison_loss, plackett_luce_loss, rating_loss, told_apart
+from scale_rlhf.config.supervised import RewardModelSection
 from scale_rlhf.training.supervised import Job
 from scale_rlhf.training.trl_trainers import StageTrainer
 
 
 class JudgedStageTrainer(StageTrainer, Trainer):
-    """Loss: summed over what raters said in a step (a rating, a ranking, a verdict; in each aspect), over its number there."""
+    """Loss: summed over what raters said in a step (comparisons, ratings, … in each aspect), over its number there."""
 
     def __init__(self, job: Job, **keywords):
         tokenizer, model = keywords["processing_class"], keywords["model"]
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id  # by which a classifier finds the last token
         super().__init__(job, data_collator=lambda rows: collated(rows, tokenizer.pad_token_id), **keywords)
-        said = [count(row) for row in keywords["train_dataset"]["targets"]]
+        said = [count(row, job.section) for row in keywords["train_dataset"]["targets"]]
         self._said = np.reshape(said, (job.layout.steps, job.layout.slots)).sum(1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -30,22 +31,31 @@ class JudgedStageTrainer(StageTrainer, Trainer):
         # The Trainer takes the mean over workers and forwards; a step in which nobody said anything has the loss 0.
         forwards = layout.slots // layout.per_device
         denominator = max(int(self._said[self.state.global_step]), 1) / forwards
-        loss = feedback_loss(outputs.logits.float(), inputs["targets"], inputs["places"], self._job.section.feedback, denominator)
+        loss = feedback_loss(outputs.logits.float(), inputs["targets"], inputs["places"], self._job.section, denominator)
         return (loss, outputs) if return_outputs else loss
 
 
 def feedback_loss(
-    scores: torch.Tensor, targets: torch.Tensor, places: torch.Tensor, feedback: str, denominator: float,
+    scores: torch.Tensor, targets: torch.Tensor, places: torch.Tensor, section: RewardModelSection, denominator: float,
 ) -> torch.Tensor:
     """The loss of a forward. scores: [texts, A]. targets: [rows, A, K], NaN: not judged. places: [rows, K] of the texts."""
-    each, said = scores[places].movedim(-1, 1), ~targets.isnan()
+    each, said, feedback = scores[places].movedim(-1, 1), ~targets.isnan(), section.feedback
+    if feedback == "comparisons":
+        options = {"minimum_gap": section.minimum_gap, "margin": section.margin}
+        return comparison_loss(each, targets, said, **options, denominator=denominator)
     if feedback == "rankings":
         return plackett_luce_loss(each, -targets, said, denominator=denominator)
     return {"ratings": rating_loss, "binary": binary_loss}[feedback](each, targets, said, denominator=denominator)
 
 
-def count(targets: Sequence[Sequence[float]]) -> int:
-    """How much one row says: in each aspect, of one response its judgement, of several their ranking, if two are in it."""
+def count(targets: Sequence[Sequence[float]], section: RewardModelSection) -> int:
+    """How much one row says: in each aspect, of one response its judgement, of several their ranking, if two are in it.
+
+    Of comparisons the pairs of responses that are told apart.
+    """
+    if section.feedback == "comparisons":
+        ratings = torch.tensor(targets, dtype=torch.float32)  # as in the loss
+        return int(told_apart(ratings, ~ratings.isnan(), section.minimum_gap).sum())
     judged = [sum(target == target for target in aspect) for aspect in targets]
     return sum(number >= min(2, len(aspect)) for number, aspect in zip(judged, targets, strict=True))
 

@@ -25,8 +25,8 @@ def quality(rows: Sequence[Judged], section: RewardModelSection) -> dict[str, An
     """accuracy, calibration_error, pairs and length_correlation, over all aspects, and `report`: all of it, by aspect.
 
     What cannot be told (no two responses to one prompt, say) is left out. accuracy: share of held-out pairs that the model
-    ranks as the raters do, ties half; of ratings, pairs that differ by minimum_gap. binary has `judged_right` too: the share
-    of responses on the right side of 0. calibration_error: see `calibration`.
+    ranks as the raters do, ties half; of ratings and comparisons, pairs that differ by minimum_gap. binary has
+    `judged_right` too: the share of responses on the right side of 0. calibration_error: see `calibration`.
     """
     names = section.aspects or ["score"]
     aspects = {name: _aspect(rows, place, section) for place, name in enumerate(names)}
@@ -62,7 +62,7 @@ def correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
 def _aspect(rows: Sequence[Judged], place: int, section: RewardModelSection) -> dict[str, Any]:
     responses = [one for row in rows for one in zip(row.scores[place], row.targets[place], row.lengths, strict=True)
                  if not math.isnan(one[1])]
-    gap = section.minimum_gap if section.feedback == "ratings" else 0.0
+    gap = section.minimum_gap if section.feedback in ("comparisons", "ratings") else 0.0
     pairs = torch.tensor([pair for row in rows for pair in _pairs(row, place, gap)], dtype=torch.float64).reshape(-1, 2)
     margins, longer = pairs.unbind(1)
     found: dict[str, Any] = {"responses": len(responses), "pairs": len(pairs)}
@@ -91,7 +91,7 @@ def _calibrated(responses: Sequence[tuple], margins: torch.Tensor, feedback: str
     """Of what the feedback makes a prediction of: the rating itself, P(good), or P(the likelier of two wins) in [½, 1]."""
     scores, targets = (torch.tensor([one[place] for one in responses], dtype=torch.float64) for place in (0, 1))
     extra: dict[str, Any] = {}
-    if feedback in ("ratings", "binary") and not len(scores) or feedback in ("pairs", "rankings") and not len(margins):
+    if not len(scores if feedback in ("ratings", "binary") else margins):
         return {}
     if feedback == "ratings":
         error, curve = calibration(scores, targets, float(scores.min()), float(scores.max()))

@@ -62,7 +62,7 @@ def job(folder, start, kind, **settings):
     tokenizer, feedback = load_tokenizer(str(start), ModelSection()), "ratings" if kind == "aspects" else kind
     section = RewardModelSection(feedback=feedback, aspects=ASPECTS if kind == "aspects" else [], **SETTINGS | settings)
     found = judgements(DataSource(path=written(folder, rows_of(kind, 26))), section.feedback, section.aspects)
-    rows = reward_model.judged(found, tokenizer, section.max_tokens, alone=feedback != "rankings")
+    rows = reward_model.judged(found, tokenizer, section.max_tokens, alone=feedback in ("ratings", "binary"))
     layout = lay_out([max(map(len, row["texts"])) for row in rows], section, 0)
     work = Job("judged", section, ModelSection(), str(start), 0, layout, folder, folder / "out", False)
     write_inputs(work, tokenizer, rows, reward_model.judged(found.select(range(8)), tokenizer, section.max_tokens))
@@ -70,8 +70,8 @@ def job(folder, start, kind, **settings):
 
 
 VARIANTS = {
-    "ratings": {}, "rankings": {}, "binary": {}, "aspects": {}, "rankings otherwise cut": {"microbatch": 7},
-    "aspects sharded": {"zero_stage": 3, "microbatch": 7},
+    "ratings": {}, "comparisons": {}, "rankings": {}, "binary": {}, "aspects": {}, "comparisons otherwise cut": {"microbatch": 7},
+    "rankings otherwise cut": {"microbatch": 7}, "aspects sharded": {"zero_stage": 3, "microbatch": 7},
 }
 
 
@@ -85,7 +85,7 @@ def trained(cluster, tmp_path_factory):
     return {name: (jobs[name], measure) for name, measure in zip(jobs, measures, strict=True)}
 
 
-@pytest.mark.parametrize("kind", ["ratings", "rankings", "binary", "aspects"])
+@pytest.mark.parametrize("kind", ["ratings", "comparisons", "rankings", "binary", "aspects"])
 def test_each_kind_is_learned_and_judged(trained, kind):
     one, said = trained[kind]
     assert steps(one)[-1] < 0.9 * steps(one)[0]
@@ -94,7 +94,7 @@ def test_each_kind_is_learned_and_judged(trained, kind):
     assert list(said["report"]["aspects"]) == (ASPECTS if kind == "aspects" else ["score"])
 
 
-@pytest.mark.parametrize("name", ["rankings otherwise cut", "aspects sharded"])
+@pytest.mark.parametrize("name", ["comparisons otherwise cut", "rankings otherwise cut", "aspects sharded"])
 def test_a_step_is_the_same_however_it_is_cut(trained, name):
     """Rows of 2, 3 or 4 responses, aspects that some rows lack, a short last step: divided by what was said in the whole step."""
     (one, said), (plain, expected) = trained[name], trained[name.split()[0]]
@@ -164,7 +164,8 @@ async def asked(reward, given):
 HOLD_OUT = 0.1
 RATED = 4500  # prompts of four responses by three raters: 54,000 ratings, as in the quickstart; pairs of half as many gave 0.75
 LEARNING = {"workers": 2, "zero_stage": 0, "learning_rate": 1e-3, "warmup_steps": 10, "max_tokens": 96, "save_every": None}
-CUT = {"pairs": (16, 8), "ratings": (32, 16), "rankings": (8, 4), "binary": (32, 16)}  # samples a step and a forward: 32 texts
+CUT = {"pairs": (16, 8), "ratings": (32, 16), "binary": (32, 16)}  # samples a step and a forward: 32 texts
+CUT |= dict.fromkeys(("comparisons", "rankings"), (8, 4))
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ def world(cluster, tmp_path_factory):
     verdicts = [{"prompt": row["prompt"], "response": response, "good": one >= 2.5}
                 for row, mean in zip(rated, means, strict=True) for response, one in zip(row["responses"], mean, strict=True)]
     ratings = str(folder.data / "ratings.jsonl")
-    forms = {"pairs": ratings, "ratings": ratings, "rankings": written(folder.data, ranked, "ranked"),
+    forms = {"pairs": ratings, "comparisons": ratings, "ratings": ratings, "rankings": written(folder.data, ranked, "ranked"),
              "binary": written(folder.data, verdicts, "verdicts")}
     return folder, forms
 
@@ -214,7 +215,7 @@ def test_each_kind_of_feedback_ranks_held_out_pairs_right(world, tmp_path, feedb
 def learning_from(feedback: str, path: str, folder: RunFolder) -> RunConfig:
     batch, microbatch = CUT[feedback]
     settings = LEARNING | {"feedback": feedback, "model": str(folder.model("sft")), "batch_size": batch, "microbatch": microbatch}
-    settings["epochs"] = 1 if feedback == "pairs" else 3
+    settings |= {"pairs": {"epochs": 1}, "comparisons": {"epochs": 2, "learning_rate": 2e-3}}.get(feedback, {"epochs": 3})
     return RunConfig.model_validate({"data": {"preferences": path, "hold_out": HOLD_OUT}, "reward_model": settings})
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scale_rlhf.algorithms.ensembles import combined, deviation, mixed
 from scale_rlhf.algorithms.losses import pairwise_reward_loss
-from scale_rlhf.algorithms.preference import binary_loss, plackett_luce_loss, rating_loss
+from scale_rlhf.algorithms.preference import binary_loss, comparison_loss, plackett_luce_loss, rating_loss, told_apart
 
 NAN = float("nan")
 SCORES = st.lists(st.floats(-5, 5), min_size=2, max_size=4)
@@ -100,6 +100,8 @@ def test_a_tie_of_two_pulls_them_together(gap):
 
 @given(st.floats(-30, 30), st.floats(-30, 30))
 def test_two_responses_are_bradley_and_terry(one, other):
+    compared = comparison_loss(tensor([one, other]), tensor([2, 1]), torch.ones(1, 2))
+    assert float(compared) == pytest.approx(float(pairwise_reward_loss(tensor(one), tensor(other))), abs=1e-9)
     assert ranked([one, other], [1, 2]) == pytest.approx(float(pairwise_reward_loss(tensor(one), tensor(other))), abs=1e-9)
 
 
@@ -125,7 +127,23 @@ def test_ratings_and_verdicts_against_loops():
     assert float(binary_loss(tensor(0.0), tensor(1.0), torch.tensor(True))) == pytest.approx(math.log(2), rel=1e-12)
 
 
-@pytest.mark.parametrize("loss", [plackett_luce_loss, rating_loss, binary_loss])
+@pytest.mark.parametrize("margin", [True, False])
+def test_comparisons_are_the_pairs_of_each_row(margin):
+    generator = torch.Generator().manual_seed(5)
+    scores, mask = torch.randn(6, 4, generator=generator).double(), torch.rand(6, 4, generator=generator) > 0.3
+    ratings = torch.randint(0, 11, (6, 4), generator=generator).double() / 2
+    pairs = [(scores[row, i], scores[row, j], ratings[row, i] - ratings[row, j]) for row in range(6) for i in range(4)
+             for j in range(4) if mask[row, i] and mask[row, j] and ratings[row, i] - ratings[row, j] >= 1.0]
+    better, worse, gaps = (torch.stack(part) for part in zip(*pairs, strict=True))
+    expected = float(pairwise_reward_loss(better, worse, gaps if margin else None))
+    found = comparison_loss(scores, ratings, mask, minimum_gap=1.0, margin=margin)
+    assert len(pairs) > 5 and float(found) == pytest.approx(expected, rel=1e-12)
+    assert int(told_apart(ratings, mask, 1.0).sum()) == len(pairs)
+    half = comparison_loss(scores, ratings, mask, minimum_gap=1.0, margin=margin, denominator=2 * len(pairs))
+    assert float(half) == pytest.approx(expected / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [comparison_loss, plackett_luce_loss, rating_loss, binary_loss])
 def test_nothing_behind_the_mask_matters(loss):
     generator = torch.Generator().manual_seed(2)
     scores, mask = torch.randn(6, 4, generator=generator).double(), torch.rand(6, 4, generator=generator) > 0.4
@@ -143,7 +161,7 @@ def test_nothing_behind_the_mask_matters(loss):
     assert float(nothing.detach()) == 0.0
 
 
-@pytest.mark.parametrize("loss", [plackett_luce_loss, rating_loss, binary_loss])
+@pytest.mark.parametrize("loss", [comparison_loss, plackett_luce_loss, rating_loss, binary_loss])
 def test_a_batch_may_be_cut_anywhere(loss):
     scores, targets = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(3)).double().unbind(0)
     mask = torch.ones(7, 3).bool()
@@ -152,7 +170,7 @@ def test_a_batch_may_be_cut_anywhere(loss):
     assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-12)
 
 
-@pytest.mark.parametrize("loss", [plackett_luce_loss, rating_loss, binary_loss])
+@pytest.mark.parametrize("loss", [comparison_loss, plackett_luce_loss, rating_loss, binary_loss])
 def test_gradients_against_differences(loss):
     scores = torch.randn(3, 4, generator=torch.Generator().manual_seed(4)).double().requires_grad_()
     targets = tensor([1, 2, 2, 0], [1, 1, 1, 0], [0, 1, NAN, 1])
@@ -161,7 +179,7 @@ def test_gradients_against_differences(loss):
 
 def test_large_scores_stay_finite():
     scores = tensor([1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]).requires_grad_()
-    for loss in (plackett_luce_loss, binary_loss):
+    for loss in (comparison_loss, plackett_luce_loss, binary_loss):
         value = loss(scores, tensor([1, 2, 3], [1, 2, 2]), torch.ones(2, 3).bool())
         assert value.isfinite() and torch.autograd.grad(value, scores)[0].isfinite().all()
 

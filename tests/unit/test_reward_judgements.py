@@ -9,6 +9,7 @@ import torch
 from scale_rlhf.config.checks import check
 from scale_rlhf.config.load import load_config
 from scale_rlhf.config.schema import DataSource
+from scale_rlhf.config.supervised import RewardModelSection
 from scale_rlhf.data.feedback import judgements, of_pair
 from scale_rlhf.errors import ConfigError, DataError
 
@@ -95,10 +96,25 @@ def test_a_batch_of_rankings_of_several_lengths():
     assert batch["attention_mask"].sum(1).tolist() == [3, 1, 1, 2, 1]
     assert batch["places"].tolist() == [[0, 1, 0], [2, 3, 4]] and batch["targets"].isnan().tolist()[0] == [[False, False, True]]
     scores = torch.tensor([[1.0], [3.0], [0.5], [100.0], [0.25]])
-    loss = feedback_loss(scores, batch["targets"], batch["places"], "rankings", denominator=2)
+    loss = feedback_loss(scores, batch["targets"], batch["places"], RewardModelSection(feedback="rankings"), denominator=2)
     assert float(loss) == pytest.approx((math.log(1 + math.exp(2)) + math.log(1 + math.exp(0.25))) / 2)
-    assert [count(row["targets"]) for row in rows] == [1, 1]
-    assert [count(row) for row in ([[NAN]], [[1.0], [NAN]], [[1.0, NAN]], [[1.0, 2.0], [0.0, 0.0]])] == [0, 1, 0, 2]
+    ranked = RewardModelSection(feedback="rankings")
+    assert [count(row["targets"], ranked) for row in rows] == [1, 1]
+    assert [count(row, ranked) for row in ([[NAN]], [[1.0], [NAN]], [[1.0, NAN]], [[1.0, 2.0], [0.0, 0.0]])] == [0, 1, 0, 2]
+
+
+def test_comparisons_in_rows_of_several_lengths():
+    from scale_rlhf.training.judged_trainer import collated, count, feedback_loss
+
+    section = RewardModelSection(feedback="comparisons", minimum_gap=0.5, margin=True)
+    rows = [{"texts": [[7, 8, 9], [7]], "targets": [[1.0, 4.0]]}, {"texts": [[4], [5, 6], [3]], "targets": [[2.0, NAN, 1.75]]},
+            {"texts": [[4], [5, 6], [3]], "targets": [[2.0, 2.0, 1.0]]}]
+    assert [count(row["targets"], section) for row in rows] == [1, 0, 2]  # too near, or a tie, is no comparison
+    batch = collated(rows, pad=0)
+    scores = torch.tensor([[1.0], [3.0], [0.5], [100.0], [0.25], [2.0], [1.0], [0.0]])
+    loss = feedback_loss(scores, batch["targets"], batch["places"], section, denominator=3)
+    ahead = [3.0 - 1.0 - 3.0, 2.0 - 0.0 - 1.0, 1.0 - 0.0 - 1.0]  # scores, less the margin
+    assert float(loss) == pytest.approx(sum(math.log(1 + math.exp(-one)) for one in ahead) / 3)
 
 
 def test_every_aspect_has_its_head():
@@ -106,7 +122,7 @@ def test_every_aspect_has_its_head():
 
     rows = [{"texts": [[7]], "targets": [[3.0], [NAN]]}, {"texts": [[8]], "targets": [[1.0], [2.0]]}]
     batch, scores = collated(rows, pad=0), torch.tensor([[2.0, 9.0], [1.0, 4.0]], requires_grad=True)
-    loss = feedback_loss(scores, batch["targets"], batch["places"], "ratings", denominator=3)
+    loss = feedback_loss(scores, batch["targets"], batch["places"], RewardModelSection(feedback="ratings"), denominator=3)
     loss.backward()
     assert float(loss.detach()) == pytest.approx((1 + 0 + 4) / 3)
     assert scores.grad.tolist() == [[pytest.approx(-2 / 3), 0.0], [0.0, pytest.approx(4 / 3)]]

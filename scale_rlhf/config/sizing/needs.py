@@ -14,7 +14,7 @@ from scale_rlhf.config.supervised import RewardModelSection, SupervisedSection
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "cache", "buffers", "reserve")
 GATHERED = 64 << 20  # bytes of weights that a policy gathers at once to publish them: training/worker.py
-_TEXTS = {"pairs": 2, "ratings": 1, "rankings": 4, "binary": 1}  # of a sample. How long rankings are only their file says
+_TEXTS = {"pairs": 2, "comparisons": 4, "ratings": 1, "rankings": 4, "binary": 1}  # of a sample. Of prompts only the file says
 _CONTEXT = 2_000_000_000  # bytes: CUDA's context, NCCL's buffers, workspaces. An allowance, not measured
 _FRAGMENTATION = 0.05  # of what torch allocates. An allowance, not measured
 
