@@ -45,6 +45,8 @@ def judgements(
         rows = _by_prompt(rows)
     elif feedback == "rankings" and not any(len(set(ranks)) > 1 for row in rows for ranks in row["targets"]):
         raise DataError(f"{source.path}: no ranking sets one response above another")
+    elif feedback == "comparisons" and not any(_differ(ratings) for row in rows for ratings in row["targets"]):
+        raise DataError(f"{source.path}: no two responses to one prompt have different mean ratings, so there is nothing to compare")
     return _dataset(rows)
 
 
@@ -52,6 +54,10 @@ def of_pair(pair: dict) -> dict:
     """The same form of a preference {"messages", "chosen", "rejected", "margin"}."""
     responses, targets = [pair["chosen"], pair["rejected"]], [[pair["margin"] or 1.0, 0.0]]
     return {"messages": pair["messages"], "responses": responses, "targets": targets}
+
+
+def _differ(ratings: Sequence[float]) -> bool:
+    return len({rating for rating in ratings if not math.isnan(rating)}) > 1
 
 
 def _rated(row: dict, at: str, aspects: Sequence[str]) -> dict:

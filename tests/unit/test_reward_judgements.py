@@ -75,6 +75,7 @@ def test_a_pair_in_the_same_form():
     (rated({"helpful": [1, 2, 3]}), ("ratings",), "say in reward_model.aspects which"),
     (rated({"helpfull": [1, 2, 3]}), ("ratings", ["helpful"]), "did you mean `helpfull`"),
     (rated([2, 2, 2]), ("rankings",), "no ranking sets one response above another"),
+    (rated([2, 2, 2]), ("comparisons",), "no two responses to one prompt have different mean ratings"),
     ({"prompt": "Why?", "responses": ["a", "b"], "ranks": [0, 1]}, ("rankings",), "one integer from 1"),
     ({"prompt": "Why?", "responses": ["a", "b"], "ranks": [1, 2]}, ("rankings", ["helpful"]), "a ranking has no aspects"),
     ({"prompt": "Why?", "responses": ["a", "b"], "ranking": "worst-to-best"}, ("rankings",), "best-to-worst"),
