@@ -46,7 +46,7 @@ def judgements(
     elif feedback == "rankings" and not any(len(set(ranks)) > 1 for row in rows for ranks in row["targets"]):
         raise DataError(f"{source.path}: no ranking sets one response above another")
     elif feedback == "comparisons" and not any(_differ(ratings) for row in rows for ratings in row["targets"]):
-        raise DataError(f"{source.path}: no two responses to one prompt have different mean ratings, so there is nothing to compare")
+        raise DataError(f"{source.path}: no two responses to one prompt have different mean ratings: nothing to compare")
     return _dataset(rows)
 
 
